@@ -1,0 +1,1 @@
+"""Where processes live: schema, migrations, the store thread and readers."""

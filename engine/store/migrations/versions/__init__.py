@@ -1,0 +1,1 @@
+"""The migrations, one module each; once released, a module is never changed."""
