@@ -30,8 +30,8 @@ from .migrations import APPLICATION_ID, HEAD
 
 __all__ = [
     'APPLICATION_ID',
-    'HEAD',
     'HAS_KEY',
+    'HEAD',
     'OWNED',
     'RUNNABLE',
     'TIMED',
@@ -62,7 +62,7 @@ metadata = MetaData(
 
 # SQLite makes a primary key its row id only where the type is spelled INTEGER; PostgreSQL's is 32 bits wide.
 _Id = BigInteger().with_variant(Integer(), 'sqlite')
-_Real = Double()
+_Real: Double[float] = Double()
 
 
 def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Index:
