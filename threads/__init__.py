@@ -1,0 +1,32 @@
+"""The substrate of Treadle: loops on threads of their own, and the crossings between them.
+
+It knows nothing of processes. The promise of every crossing is *accept or raise*: what was accepted runs, and a
+future that was handed out resolves, also when its loop crashes or stops.
+"""
+
+from __future__ import annotations
+
+from .blocking import wait
+from .bridge import Bridge, CrossingFuture, wait_on_loop
+from .errors import Forked, LoopClosed, StartFailed, StopTimeout, ThreadsError, WrongThread
+from .fork import ForkGuard, run_in_child
+from .loop_thread import LoopState, LoopThread, current_loop_thread, refuse_on_loop_thread
+
+__all__ = [
+    'Bridge',
+    'CrossingFuture',
+    'ForkGuard',
+    'Forked',
+    'LoopClosed',
+    'LoopState',
+    'LoopThread',
+    'StartFailed',
+    'StopTimeout',
+    'ThreadsError',
+    'WrongThread',
+    'current_loop_thread',
+    'refuse_on_loop_thread',
+    'run_in_child',
+    'wait',
+    'wait_on_loop',
+]

@@ -1,0 +1,92 @@
+"""What happens to threads and loops in a forked child.
+
+`os.fork()` copies the memory of the process and one thread. Every other thread is gone, the locks that it held
+stay held for ever, and the file descriptors (the epoll instance of a loop among them) are shared with the
+parent. So nothing that rests on a thread can go on in the child. `ForkGuard` says so at once where a call
+would hang; `run_in_child` lets an object put itself right before any other code runs in the child.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable
+
+from .errors import Forked
+
+logger = logging.getLogger(__name__)
+
+
+class ForkGuard:
+    """Remembers the OS process that made it, and refuses any other.
+
+    :param remedy: what to do in the child, the end of the error's message.
+    """
+
+    __slots__ = ('pid', 'remedy')
+
+    def __init__(self, *, remedy: str = 'create a new one in the child') -> None:
+        self.pid = os.getpid()
+        self.remedy = remedy
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is another OS process than the guard's."""
+        return os.getpid() != self.pid
+
+    def check(self, what: str) -> None:
+        """Raise `Forked` in any OS process but the guard's own.
+
+        :param what: the thing that was used, such as `"engine 'default'"`; the message begins with it.
+        """
+        pid = os.getpid()
+        if pid != self.pid:
+            raise Forked(
+                f'{what} belongs to OS process {self.pid} and does not work in its forked child {pid}, '
+                f'which has none of its threads; {self.remedy}'
+            )
+
+
+_callbacks: list[Callable[[], Callable[[], object] | None]] = []
+_lock = threading.Lock()
+
+
+def run_in_child(callback: Callable[[], object]) -> None:
+    """Run `callback()` first thing in each forked child, in the order of registration.
+
+    A bound method is kept by a weak reference, so registering does not keep its object alive; a plain function
+    is kept for good. The callback runs while no other thread exists: it must not take a lock that another
+    thread may have held at the fork (make a new lock instead), must not wait, and must not touch what it shares
+    with the parent. An error in it is logged and does not keep the others from running.
+    """
+    reference: Callable[[], Callable[[], object] | None]
+    if hasattr(callback, '__self__') and hasattr(callback, '__func__'):
+        reference = weakref.WeakMethod(callback)
+    else:
+
+        def reference() -> Callable[[], object]:
+            return callback
+
+    with _lock:
+        # Dead references are few; sweeping them here keeps the list short without callbacks from the collector.
+        _callbacks[:] = [known for known in _callbacks if known() is not None]
+        _callbacks.append(reference)
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+    for reference in list(_callbacks):
+        callback = reference()
+        if callback is None:
+            continue
+        try:
+            callback()
+        except Exception:
+            logger.exception('%r failed in the forked child %d', callback, os.getpid())
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
