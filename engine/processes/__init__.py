@@ -1,0 +1,1 @@
+"""Processes: the state machine, work chains, their outlines and process functions."""

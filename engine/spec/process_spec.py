@@ -1,0 +1,216 @@
+"""What a process class declares in ``define()``, and the checks that an engine makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import SpecError, ValidationError
+from ..exit_code import BASE_EXIT_CODES, ExitCode, ExitCodesNamespace
+from .checks import Problem, is_name
+from .outline import Command, Outline, compile_outline
+from .plan import Plan, report
+from .ports import SEPARATOR, InputPort, OutputPort, Port, PortNamespace
+
+#: Inputs of this name belong to the engine: label, description, key and what else is no input proper.
+METADATA = 'metadata'
+
+
+class ProcessSpec:
+    """The inputs, outputs, exit codes and the outline of a process class.
+
+    A class' ``define()`` fills in a new spec; then it is sealed. A later definition of the same name
+    replaces an earlier one, so that a subclass can refine what ``super().define(spec)`` declared.
+
+    :param process_class: the class whose spec it is; names the steps' owner and is named in messages.
+    :param label: the name in messages where there is no class, as for a process function.
+    """
+
+    def __init__(self, *, process_class: type | None = None, label: str | None = None) -> None:
+        self.process_class = process_class
+        self.label = label or (process_class.__name__ if process_class is not None else 'Process')
+        self._inputs = PortNamespace('inputs')
+        self._outputs = PortNamespace('outputs')
+        self._exit_codes = BASE_EXIT_CODES
+        self._outline: Outline | None = None
+        self._sealed = False
+        self._input_plan: Plan | None = None
+        self._output_plan: Plan | None = None
+
+    # -- what define() calls ---------------------------------------------------------------------
+
+    def input(self, name: str, **kwargs: Any) -> None:
+        """Declare an input; ``kwargs`` are those of :class:`InputPort`. Dots nest: ``'options.basis'``.
+
+        :raises SpecError: the declaration contradicts itself, or the spec is sealed.
+        """
+        self._add(self._inputs, InputPort, name, kwargs)
+
+    def input_namespace(self, name: str, **kwargs: Any) -> None:
+        """Declare a namespace of inputs; ``kwargs`` are those of :class:`PortNamespace`."""
+        self._add(self._inputs, PortNamespace, name, kwargs)
+
+    def output(self, name: str, **kwargs: Any) -> None:
+        """Declare an output; ``kwargs`` are those of :class:`OutputPort`."""
+        self._add(self._outputs, OutputPort, name, kwargs)
+
+    def output_namespace(self, name: str, **kwargs: Any) -> None:
+        """Declare a namespace of outputs; ``kwargs`` are those of :class:`PortNamespace`."""
+        self._add(self._outputs, PortNamespace, name, kwargs)
+
+    def exit_code(self, status: int, label: str, message: str, invalidates_cache: bool = False) -> None:
+        """Declare an exit code; one with the same label is replaced.
+
+        :raises SpecError: the status is no int >= 0, the label no upper-case identifier, the message no str.
+        """
+        self._refuse_if_sealed(f'exit code {label}')
+        try:
+            self._exit_codes = self._exit_codes.with_code(label, ExitCode(status, message, invalidates_cache))
+        except SpecError as exc:
+            raise SpecError(f'{self.label}: {exc}') from None
+
+    def outline(self, *steps: Command) -> None:
+        """Declare the steps of a work chain; replaces the outline of a base class.
+
+        :raises SpecError: the outline is no outline; names the item and its place.
+        """
+        self._refuse_if_sealed('outline')
+        self._outline = compile_outline(self.process_class, *steps)
+
+    def seal(self) -> None:
+        """Refuse changes from now on and make ready what every process of the class needs."""
+        if self._sealed:
+            return
+        self._inputs.seal()
+        self._outputs.seal()
+        self._input_plan = self._inputs.compiled()
+        self._output_plan = self._outputs.compiled()
+        self._sealed = True
+
+    # -- what others read ------------------------------------------------------------------------
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the spec is complete."""
+        return self._sealed
+
+    @property
+    def inputs(self) -> PortNamespace:
+        """The namespace of the inputs; ``spec.inputs.dynamic = True`` takes any."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> PortNamespace:
+        """The namespace of the outputs."""
+        return self._outputs
+
+    @property
+    def exit_codes(self) -> ExitCodesNamespace:
+        """The exit codes, those of every process included."""
+        return self._exit_codes
+
+    @property
+    def compiled_outline(self) -> Outline | None:
+        """The outline, or ``None`` when there is none."""
+        return self._outline
+
+    def describe(self) -> dict[str, Any]:
+        """The whole spec as data that JSON can hold."""
+        return {
+            'label': self.label,
+            'inputs': self._inputs.describe(),
+            'outputs': self._outputs.describe(),
+            'exit_codes': {
+                label: {
+                    'status': code.status,
+                    'message': code.message,
+                    'invalidates_cache': code.invalidates_cache,
+                }
+                for label, code in self._exit_codes.items()
+            },
+            'outline': None if self._outline is None else self._outline.text.split('\n'),
+        }
+
+    def __repr__(self) -> str:
+        return f'<{type(self).__name__} of {self.label}>'
+
+    # -- what an engine calls for each process ---------------------------------------------------
+
+    def complete_inputs(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs of a process: those given, checked, with the defaults filled in.
+
+        The caller's mapping is not changed, and the namespaces of the result are new dicts. Values
+        themselves are not copied, but for defaults.
+
+        :raises ValidationError: something is unknown, missing or not valid; all problems are listed.
+        """
+        plan = self._input_plan or self._inputs.compiled()
+        problems: list[Problem] = []
+        missing: list[Problem] = []
+        if not isinstance(given, Mapping):
+            raise ValidationError(
+                f'{self.label}: the inputs must be a mapping, not {type(given).__qualname__}'
+            )
+        completed, _ = plan.complete(given, 'inputs', problems, missing)
+        if problems or missing:
+            raise report(self._heading('inputs', problems + missing), problems + missing)
+        return completed
+
+    def check_output(self, path: str, value: Any) -> None:
+        """Check one output, or a mapping for a whole namespace, at the call that gives it.
+
+        :param path: the output's name; dots separate namespaces.
+        :raises ValidationError: it is not declared, of a wrong type or refused by its validator.
+        """
+        if not is_name(path):
+            raise ValidationError(f'{self.label}: the name of an output must be a str, not {path!r}')
+        plan = self._output_plan or self._outputs.compiled()
+        problems = plan.check_at(path.split(SEPARATOR), value, 'outputs')
+        if problems:
+            raise report(self._heading('outputs', problems), problems)
+
+    def missing_outputs(self, outputs: Mapping[str, Any]) -> list[str]:
+        """The paths of the required outputs that are not in ``outputs``, without a leading ``outputs``."""
+        plan = self._output_plan or self._outputs.compiled()
+        missing: list[Problem] = []
+        plan.complete(outputs, 'outputs', [], missing, fill=False)
+        return [each.path.removeprefix('outputs.') for each in missing]
+
+    def check_outputs(self, outputs: Mapping[str, Any]) -> str | None:
+        """What is wrong with the outputs as a whole, validators included, or ``None``."""
+        plan = self._output_plan or self._outputs.compiled()
+        problems: list[Problem] = []
+        missing: list[Problem] = []
+        plan.complete(outputs, 'outputs', problems, missing, fill=False)
+        if not problems and not missing:
+            return None
+        return str(report(self._heading('outputs', problems + missing), problems + missing))
+
+    # -- helpers ---------------------------------------------------------------------------------
+
+    def _add(self, root: PortNamespace, kind: type[Port], name: str, kwargs: dict[str, Any]) -> None:
+        self._refuse_if_sealed(f'{root.name} {name}')
+        if not is_name(name):
+            raise SpecError(f'{self.label}: the name of a port must be a str, not {name!r}')
+        *above, last = name.split(SEPARATOR)
+        if root is self._inputs and (above or [last])[0] == METADATA:
+            raise SpecError(
+                f'{self.label}: no input can be called {METADATA!r}: that name carries the label, '
+                'description and key of a process; choose another'
+            )
+        try:
+            namespace = root.create_port_namespace(SEPARATOR.join(above)) if above else root
+            namespace[last] = kind(last, **kwargs)
+        except SpecError as exc:
+            raise SpecError(f'{self.label}: {root.name[:-1]} {name!r}: {exc}') from exc.__cause__
+        except TypeError as exc:
+            # The usual cause is a keyword that no port takes.
+            raise SpecError(f'{self.label}: {root.name[:-1]} {name!r}: {exc}') from exc
+
+    def _heading(self, what: str, problems: list[Problem]) -> str:
+        count = 'a problem' if len(problems) == 1 else f'{len(problems)} problems'
+        return f'{self.label}: {count} with its {what}:'
+
+    def _refuse_if_sealed(self, what: str) -> None:
+        if self._sealed:
+            raise SpecError(f'{self.label}: cannot add {what}: the spec is sealed; add it in define()')
