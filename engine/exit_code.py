@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .errors import SpecError
 
@@ -100,7 +100,7 @@ class ExitCodesNamespace(Mapping[str, ExitCode]):
     def __repr__(self) -> str:
         return f'{type(self).__name__}({list(self._codes.items())!r})'
 
-    def with_code(self, label: str, code: ExitCode) -> ExitCodesNamespace:
+    def with_code(self, label: Any, code: ExitCode) -> ExitCodesNamespace:
         """Return a namespace that also holds ``code``; an equal label is replaced in its place.
 
         :raises SpecError: the status, label, message or flag is not what it must be.
@@ -109,7 +109,7 @@ class ExitCodesNamespace(Mapping[str, ExitCode]):
             raise SpecError(
                 f'exit code label {label!r} must be an upper-case identifier such as ERROR_NO_CONVERGENCE'
             )
-        status = code.status
+        status: Any = code.status
         if not isinstance(status, int) or isinstance(status, bool) or status < 0:
             raise SpecError(f'exit code {label}: the status must be an int >= 0, not {status!r}')
         if not isinstance(code.message, str):

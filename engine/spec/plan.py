@@ -286,8 +286,12 @@ def default_failed(path: str, default: Any, exc: Exception) -> Problem:
     return Problem(path, f'its default {name_of(default)} raised {type(exc).__name__}: {exc}', exc)
 
 
-def report(heading: str, problems: list[Problem]) -> ValidationError:
+def report(label: str, what: str, problems: list[Problem]) -> ValidationError:
     """One error for all problems; its cause is the first exception among theirs."""
-    error = ValidationError('\n  '.join([heading, *map(str, problems)]))
+    if len(problems) == 1:
+        error = ValidationError(f'{label}: {problems[0]}')
+    else:
+        heading = f'{label}: {len(problems)} problems with its {what}:'
+        error = ValidationError('\n  '.join([heading, *map(str, problems)]))
     error.__cause__ = next((each.cause for each in problems if each.cause is not None), None)
     return error

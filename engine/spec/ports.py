@@ -325,10 +325,6 @@ class PortNamespace(Port, MutableMapping[str, Port]):
         self.compiled().complete_at(value, self.name, problems, missing, active=True, fill=False)
         return problems + missing
 
-    def pre_process(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """A copy of ``values`` with the defaults filled in; what does not fit is left out, unreported."""
-        return self.compiled().complete(values, self.name, [], [])[0]
-
     def compiled(self) -> Plan:
         """What this namespace is when values are checked."""
         return Plan(self)

@@ -153,7 +153,7 @@ class ProcessSpec:
             )
         completed, _ = plan.complete(given, 'inputs', problems, missing)
         if problems or missing:
-            raise report(self._heading('inputs', problems + missing), problems + missing)
+            raise report(self.label, 'inputs', problems + missing)
         return completed
 
     def check_output(self, path: str, value: Any) -> None:
@@ -164,10 +164,13 @@ class ProcessSpec:
         """
         if not is_name(path):
             raise ValidationError(f'{self.label}: the name of an output must be a str, not {path!r}')
+        parts = path.split(SEPARATOR)
+        if '' in parts:
+            raise ValidationError(f'{self.label}: {path!r} is no name of an output: a part of it is empty')
         plan = self._output_plan or self._outputs.compiled()
-        problems = plan.check_at(path.split(SEPARATOR), value, 'outputs')
+        problems = plan.check_at(parts, value, 'outputs')
         if problems:
-            raise report(self._heading('outputs', problems), problems)
+            raise report(self.label, 'outputs', problems)
 
     def missing_outputs(self, outputs: Mapping[str, Any]) -> list[str]:
         """The paths of the required outputs that are not in ``outputs``, without a leading ``outputs``."""
@@ -184,7 +187,7 @@ class ProcessSpec:
         plan.complete(outputs, 'outputs', problems, missing, fill=False)
         if not problems and not missing:
             return None
-        return str(report(self._heading('outputs', problems + missing), problems + missing))
+        return str(report(self.label, 'outputs', problems + missing))
 
     # -- helpers ---------------------------------------------------------------------------------
 
@@ -206,10 +209,6 @@ class ProcessSpec:
         except TypeError as exc:
             # The usual cause is a keyword that no port takes.
             raise SpecError(f'{self.label}: {root.name[:-1]} {name!r}: {exc}') from exc
-
-    def _heading(self, what: str, problems: list[Problem]) -> str:
-        count = 'a problem' if len(problems) == 1 else f'{len(problems)} problems'
-        return f'{self.label}: {count} with its {what}:'
 
     def _refuse_if_sealed(self, what: str) -> None:
         if self._sealed:
