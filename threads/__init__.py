@@ -1,7 +1,7 @@
 """The substrate of Treadle: loops on threads of their own, and the crossings between them.
 
-It knows nothing of processes. The promise of every crossing is *accept or raise*: what was accepted runs, and a
-future that was handed out resolves, also when its loop crashes or stops.
+It knows nothing of processes. The promise of every crossing is *accept or raise*: what was accepted runs, and
+a future that was handed out resolves, also when its loop crashes or stops.
 """
 
 from __future__ import annotations
@@ -10,19 +10,26 @@ from .blocking import wait
 from .bridge import Bridge, CrossingFuture, wait_on_loop
 from .errors import Forked, LoopClosed, StartFailed, StopTimeout, ThreadsError, WrongThread
 from .fork import ForkGuard, run_in_child
+from .group import Group, Member
 from .loop_thread import LoopState, LoopThread, current_loop_thread, refuse_on_loop_thread
+from .mailbox import Mailbox
+from .watchdog import Watchdog
 
 __all__ = [
     'Bridge',
     'CrossingFuture',
     'ForkGuard',
     'Forked',
+    'Group',
     'LoopClosed',
     'LoopState',
     'LoopThread',
+    'Mailbox',
+    'Member',
     'StartFailed',
     'StopTimeout',
     'ThreadsError',
+    'Watchdog',
     'WrongThread',
     'current_loop_thread',
     'refuse_on_loop_thread',

@@ -25,9 +25,9 @@ def wait(
 ) -> T:
     """Block this thread until `future` is done; return its result or raise its exception.
 
-    Works on any thread but Treadle's own loops, also on one with a running loop (a notebook's, which stands still
-    meanwhile). Ctrl-C on the main thread raises `KeyboardInterrupt` at once and leaves the future as it was:
-    it goes on, can be waited for again, or be cancelled.
+    Works on any thread but Treadle's own loops, also on one with a running loop (a notebook's, which stands
+    still meanwhile). Ctrl-C on the main thread raises `KeyboardInterrupt` at once and leaves the future as
+    it was: it goes on, can be waited for again, or be cancelled.
 
     :param timeout: seconds; None waits for ever.
     :param what: the name of the blocking call, for the message of `WrongThread`.

@@ -5,8 +5,8 @@ promise is the one of trio's entry queue: *accept or raise*. A call that does no
 that was handed out will resolve: checking and enqueueing happen under one lock, closing flips its flag under
 the same lock and then drains.
 
-Callbacks are kept in a queue of the bridge's own, and one wake-up of the loop (a write to its self-pipe, by far
-the dearest part of a crossing) serves all that are queued when it comes round.
+Callbacks are kept in a queue of the bridge's own, and one wake-up of the loop (a write to its self-pipe, by
+far the dearest part of a crossing) serves all that are queued when it comes round.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Bridge:
     :param loop: the loop to reach; it need not run yet.
     :param name: how errors name it, usually its thread's name.
     :param on_fatal: called on the loop with a `BaseException` that nobody else can receive: from a posted
-        callback, or a `SystemExit` or `KeyboardInterrupt` from anything. Without it such an exception is raised
-        out of the loop's `run_forever`, after whatever was taken from the queue with it has run.
+        callback, or a `SystemExit` or `KeyboardInterrupt` from anything. Without it such an exception is
+        raised out of the loop's `run_forever`, after whatever was taken from the queue with it has run.
     """
 
     def __init__(
@@ -147,8 +147,8 @@ class Bridge:
     def submit(self, async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> CrossingFuture[T]:
         """Run `await async_fn(*args)` as a task on the loop and return the future of its result.
 
-        The future always resolves: with the result; with the exception, whatever its class; cancelled, when the
-        future or the task was cancelled; with `LoopClosed`, when the loop ends first. A `SystemExit` or
+        The future always resolves: with the result; with the exception, whatever its class; cancelled, when
+        the future or the task was cancelled; with `LoopClosed`, when the loop ends first. A `SystemExit` or
         `KeyboardInterrupt` goes to the future and crashes the loop's thread as well.
 
         :raises LoopClosed: the loop is stopping or has stopped; nothing will run.
@@ -179,14 +179,14 @@ class Bridge:
         except RuntimeError as error:
             if not self.loop.is_closed():
                 raise
-            # The owner of a foreign loop closed it without telling us. Our caller gets the error that belongs to
-            # its own, last entry; futures accepted before it resolve.
+            # The owner of a foreign loop closed it without telling us. Our caller gets the error that
+            # belongs to its own, last entry; futures accepted before it resolve.
             self._queue.pop()
             self._refusing = self._closed = True
             self.abandon()
             raise self.refusal() from error
-        # Only now: an interrupt before this line costs a second, empty drain; the flag set first and the wake-up
-        # lost would cost every later post.
+        # Only now: an interrupt before this line costs a second, empty drain; the flag set first and the
+        # wake-up lost would cost every later post.
         self._scheduled = True
 
     # -- closing --------------------------------------------------------------------------------------------
@@ -194,8 +194,9 @@ class Bridge:
     def refuse_work(self, cause: BaseException | None = None) -> None:
         """From now on refuse `submit` and `call`, but take `post`; from any thread.
 
-        The first step of stopping: tasks that are being cancelled may still wait for replies of other threads,
-        which come as posts. Coroutines that were accepted and have not begun end with `LoopClosed`.
+        The first step of stopping: tasks that are being cancelled may still wait for replies of other
+        threads, which come as posts. Coroutines that were accepted and have not begun end with
+        `LoopClosed`.
 
         :param cause: what crashed the loop, to be the `__cause__` of every `LoopClosed` from here on.
         """
@@ -207,8 +208,8 @@ class Bridge:
     def close(self, cause: BaseException | None = None) -> None:
         """Refuse everything, then run what was accepted; on the loop's thread, while stopping.
 
-        Posted callbacks and plain calls run now; coroutines that have not begun resolve with `LoopClosed`. Tasks
-        that were begun are the loop owner's to end. Calling it again does nothing.
+        Posted callbacks and plain calls run now; coroutines that have not begun resolve with `LoopClosed`.
+        Tasks that were begun are the loop owner's to end. Calling it again does nothing.
         """
         self.refuse_work(cause)
         with self._lock:
@@ -233,7 +234,8 @@ class Bridge:
         error: LoopClosed | Forked
         if self._forked:
             return Forked(
-                f'the loop of {self.name!r} runs in the parent of this forked child; create a new one in the child'
+                f'the loop of {self.name!r} runs in the parent of this forked child; '
+                'create a new one in the child'
             )
         if self._cause is not None:
             what = f'the loop of {self.name!r} crashed with {self._cause!r}'
@@ -426,8 +428,8 @@ async def wait_on_loop(future: Future[T]) -> T:
     """Await a `concurrent.futures.Future` on whatever loop runs here, also one that Treadle does not own.
 
     Cancelling the awaiting task leaves `future` alone and forgets the waiter. The loop may be closed before
-    `future` resolves; whoever resolves it does not notice. Futures that resolve in a burst cost their loop one
-    wake-up.
+    `future` resolves; whoever resolves it does not notice. Futures that resolve in a burst cost their loop
+    one wake-up.
 
     :returns: the future's result; its exception is raised.
     :raises concurrent.futures.CancelledError: `future` itself was cancelled. It is an `Exception`, unlike

@@ -1,9 +1,9 @@
 """What happens to threads and loops in a forked child.
 
-`os.fork()` copies the memory of the process and one thread. Every other thread is gone, the locks that it held
-stay held for ever, and the file descriptors (the epoll instance of a loop among them) are shared with the
-parent. So nothing that rests on a thread can go on in the child. `ForkGuard` says so at once where a call
-would hang; `run_in_child` lets an object put itself right before any other code runs in the child.
+`os.fork()` copies the memory of the process and one thread. Every other thread is gone, the locks that it
+held stay held for ever, and the file descriptors (the epoll instance of a loop among them) are shared with
+the parent. So nothing that rests on a thread can go on in the child. `ForkGuard` says so at once where a
+call would hang; `run_in_child` lets an object put itself right before any other code runs in the child.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ _lock = threading.Lock()
 def run_in_child(callback: Callable[[], object]) -> None:
     """Run `callback()` first thing in each forked child, in the order of registration.
 
-    A bound method is kept by a weak reference, so registering does not keep its object alive; a plain function
-    is kept for good. The callback runs while no other thread exists: it must not take a lock that another
-    thread may have held at the fork (make a new lock instead), must not wait, and must not touch what it shares
-    with the parent. An error in it is logged and does not keep the others from running.
+    A bound method is kept by a weak reference, so registering does not keep its object alive; a plain
+    function is kept for good. The callback runs while no other thread exists: it must not take a lock that
+    another thread may have held at the fork (make a new lock instead), must not wait, and must not touch
+    what it shares with the parent. An error in it is logged and does not keep the others from running.
     """
     reference: Callable[[], Callable[[], object] | None]
     if hasattr(callback, '__self__') and hasattr(callback, '__func__'):
@@ -70,7 +70,8 @@ def run_in_child(callback: Callable[[], object]) -> None:
             return callback
 
     with _lock:
-        # Dead references are few; sweeping them here keeps the list short without callbacks from the collector.
+        # Dead references are few; sweeping them here keeps the list short without callbacks from the
+        # collector.
         _callbacks[:] = [known for known in _callbacks if known() is not None]
         _callbacks.append(reference)
 

@@ -30,10 +30,12 @@ class LoopState(enum.Enum):
     STOPPED = 'stopped'
 
 
+_Finish = Coroutine[Any, Any, None]
+
 # The live loop threads by thread ident. Each entry is written and removed by its own thread only.
 _live: dict[int, LoopThread] = {}
-# Loops inherited by a forked child. They are kept: closing one, as its __del__ may, would take descriptors out
-# of the epoll instance that it shares with the parent.
+# Loops inherited by a forked child. They are kept: closing one, as its __del__ may, would take descriptors
+# out of the epoll instance that it shares with the parent.
 _inherited: list[asyncio.AbstractEventLoop] = []
 
 
@@ -46,20 +48,21 @@ class LoopThread:
     """A daemon thread with an asyncio loop of its own.
 
     The thread creates, runs and closes its loop; no policy and no signal handler is touched. Other threads
-    reach it through `bridge`. Stopping refuses new work, cancels the tasks that are left, lets them end (replies
-    that they wait for still come in as posts), shuts down async generators, closes the loop and resolves
-    every future that was handed out.
+    reach it through `bridge`. Stopping refuses new work, cancels the tasks that are left, lets them end
+    (replies that they wait for still come in as posts), shuts down async generators, closes the loop and
+    resolves every future that was handed out.
 
-    A `BaseException` out of a callback, any exception out of `main`, and a `SystemExit` or `KeyboardInterrupt`
-    out of a task *crash* the thread: it stops in the same orderly way, futures resolve with a `LoopClosed` whose
-    cause is the crash, `on_crash` is called, and `join()` and `stop()` raise the crash.
+    A `BaseException` out of a callback, any exception out of `main`, and a `SystemExit` or
+    `KeyboardInterrupt` out of a task *crash* the thread: it stops in the same orderly way, futures resolve
+    with a `LoopClosed` whose cause is the crash, `on_crash` is called, and `join()` and `stop()` raise the
+    crash.
 
     :param name: the thread's name, used in every message.
-    :param on_crash: called as `on_crash(loop_thread, error)`, once, on the crashed thread before its tasks are
-        ended; it must not block (`request_stop()` of others is fine, `stop()` is not).
+    :param on_crash: called as `on_crash(loop_thread, error)`, once, on the crashed thread before its tasks
+        are ended; it must not block (`request_stop()` of others is fine, `stop()` is not).
     :param debug: asyncio's debug mode for this loop.
-    :param main: an async function that is called as `main(loop_thread)` and run as the thread's main task. The
-        thread stops when it returns. When a stop is asked for, it is cancelled, unless it is in or past
+    :param main: an async function that is called as `main(loop_thread)` and run as the thread's main task.
+        The thread stops when it returns. When a stop is asked for, it is cancelled, unless it is in or past
         `await loop_thread.wait_stop()`: then it is left to return by itself.
     """
 
@@ -123,7 +126,7 @@ class LoopThread:
         """Whether this code runs on the thread."""
         return _live.get(threading.get_ident()) is self
 
-    # -- starting and stopping, from other threads ------------------------------------------------------------
+    # -- starting and stopping, from other threads ---------------------------------------------------------
 
     def start(self, timeout: float | None = 10.0) -> None:
         """Start the thread and wait, at most `timeout` seconds, until its loop runs.
@@ -188,7 +191,7 @@ class LoopThread:
         :raises BaseException: what crashed the thread, at every call.
         """
         if self.is_current():
-            raise WrongThread(f'join() called on {self.name!r}, which would wait for itself; use request_stop()')
+            raise WrongThread(f'join() called on {self.name!r}, which would wait for itself; let it return')
         if self._thread.ident is not None:
             self._thread.join(timeout)
             if self._thread.is_alive():
@@ -208,9 +211,9 @@ class LoopThread:
             names = sorted(task.get_name() for task in asyncio.all_tasks(self._loop))
         except RuntimeError:  # the set changed while it was read, too often
             return ''
-        return f' and waits for its tasks {", ".join(names[:5])}{" ..." if len(names) > 5 else ""}' if names else ''
+        return f' and waits for its tasks {", ".join(names[:5] + ["..."] * (len(names) > 5))}' if names else ''
 
-    # -- on the thread ----------------------------------------------------------------------------------------
+    # -- on the thread -------------------------------------------------------------------------------------
 
     async def wait_stop(self) -> None:
         """Return when a stop was asked for; on the thread's own loop.
@@ -236,7 +239,8 @@ class LoopThread:
                 self._crash(error)
             self._wind_up(loop)
         finally:
-            self._state = LoopState.STOPPED
+            with self._lock:
+                self._state = LoopState.STOPPED
             del _live[ident]
             self._up.set()
 
@@ -283,7 +287,7 @@ class LoopThread:
             self._halt()
 
     def _halt(self) -> None:
-        """End `run_forever`; while winding up the loop ends by itself, and stopping it would cut that short."""
+        """End `run_forever`; winding up ends by itself, and stopping the loop would cut that short."""
         if not self._winding_up and self._loop is not None:
             self._loop.stop()
 
@@ -310,7 +314,12 @@ class LoopThread:
         if error is self._crash_error:
             return
         logger.critical('%r crashed', self.name, exc_info=error)
-        if self._crash_error is None:
+        if not self._up.is_set():
+            # start() is still waiting, and will raise it.
+            if self._start_error is None:
+                self._start_error = error
+                self.bridge.refuse_work(error)
+        elif self._crash_error is None:
             self._crash_error = error
             self._crash_traceback = error.__traceback__
             self.bridge.refuse_work(error)
@@ -329,7 +338,7 @@ class LoopThread:
             except Exception:
                 logger.exception('on_crash of %r failed', self.name)
 
-    # -- winding up -------------------------------------------------------------------------------------------
+    # -- winding up ----------------------------------------------------------------------------------------
 
     def _wind_up(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._lock:
@@ -345,7 +354,7 @@ class LoopThread:
         self.bridge.abandon()
         loop.close()
 
-    def _run_to_end(self, loop: asyncio.AbstractEventLoop, finish: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def _run_to_end(self, loop: asyncio.AbstractEventLoop, finish: Callable[[], _Finish]) -> None:
         """Run `finish()`, again from its beginning when a crash throws the loop out of it."""
         while True:
             task = loop.create_task(finish(), name=f'{self.name}:stop')

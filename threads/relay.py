@@ -3,7 +3,8 @@
 `Future.add_done_callback` has no inverse, so each wait that timed out would leave its callback on the future
 until that resolves; a process that runs for days and is polled would gather millions. Here each future has at
 most one callback, its `Relay`, and waiters come and go on that. Waiting on a relay also keeps a Ctrl-C away
-from the future's own condition variable, which an interrupted `Future.result()` may leave with a stale waiter.
+from the future's own condition variable, which an interrupted `Future.result()` may leave with a stale
+waiter.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Relay:
         return len(self._wakes)
 
     def add(self, key: Hashable, wake: Callable[[], object]) -> bool:
-        """Have `wake()` called once when the future is done; False, without calling it, when it is done already.
+        """Have `wake()` called once when the future is done; False, without calling it, when it is done
+        already.
 
         `wake` runs in the resolving thread and must neither block nor raise.
         """
