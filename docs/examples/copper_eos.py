@@ -5,8 +5,8 @@ children found. Each child runs the real ``lmp`` in a blocking ``calcfunction``,
 code is wrapped. There is no resume logic: kill this script whenever you like, with SIGKILL or by pulling the
 plug, and start it again. Its key finds the process, and finished children stay finished.
 
-    pip install treadle[demo]
-    python copper_eos.py --folder copper-eos
+    pip install ".[demo]"    # in the checkout
+    python docs/examples/copper_eos.py --folder copper-eos
 """
 
 import argparse
@@ -142,9 +142,10 @@ def main() -> None:
     results = Table('copper, Cu_u3.eam', 'computed', 'published', 'unit')
     for name, (published, unit) in copper.PUBLISHED.items():
         results.add_row(name.replace('_', ' '), f'{outputs[name]:.4f}', f'{published:g}', unit)
-    Console().print(results)
+    console = Console()
+    console.print('', results, sep='\n')
     copper.save_plot(folder / 'copper_eos.png', LATTICE_CONSTANTS, outputs['energies'])
-    Console().print(f'E(V) is plotted in {folder / "copper_eos.png"}', soft_wrap=True)
+    console.print(f'E(V) is plotted in {folder / "copper_eos.png"}', soft_wrap=True)
 
 
 if __name__ == '__main__':

@@ -71,7 +71,7 @@ class Demo:
     def processes(self) -> list[dict[str, Any]]:
         """Everything on record, as another OS process sees it."""
         listed = subprocess.run(
-            [sys.executable, '-m', 'treadle.engine.cli', 'ps', '--all', '--json'],
+            [sys.executable, '-c', 'from treadle.engine.cli import main; main()', 'ps', '--all', '--json'],
             env={**os.environ, 'TREADLE_STORE': self.store},
             capture_output=True,
             text=True,
