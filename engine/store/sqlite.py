@@ -144,8 +144,8 @@ def connect_reader(location: StoreLocation, *, busy_timeout: float = BUSY_TIMEOU
     if _size(_log(location)) > 0:
         raise StoreReadOnly(
             f'the store {location.path} holds commits in {_log(location).name}, left by an engine that was '
-            f'killed, and to read them the folder {location.path.parent} would have to be writable here; open '
-            'it as a user who may write there, or copy the database and its -wal file to another folder'
+            f'killed, and to read them the folder {location.path.parent} would have to be writable here; '
+            'open it as a user who may write there, or copy the database and its -wal file to another folder'
         )
     try:
         return _connect_reader(location, busy_timeout=busy_timeout, immutable=True)
@@ -173,7 +173,9 @@ def require_writable(location: StoreLocation) -> None:
     """
     path = location.path
     if not path.exists():
-        raise StoreUnavailable(f'there is no store at {path}; put it back if it was moved, or start an engine on it')
+        raise StoreUnavailable(
+            f'there is no store at {path}; put it back if it was moved, or start an engine on it'
+        )
     for item in (path, path.parent):
         if not os.access(item, os.W_OK):
             raise _read_only(location, item)

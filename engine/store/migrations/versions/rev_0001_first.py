@@ -56,8 +56,8 @@ def upgrade() -> None:
         sa.Column('created_at', real, nullable=False),
         sa.Column('changed_at', real, nullable=False),
         sa.PrimaryKeyConstraint('pid', name='pk_process'),
-        sa.UniqueConstraint('uuid', name='uq_process_uuid'),
         sa.UniqueConstraint('parent', 'call_visit', 'call_number', name='uq_process_call'),
+        sa.UniqueConstraint('uuid', name='uq_process_uuid'),
     )
     _partial(
         'process_runnable',
@@ -115,7 +115,7 @@ def upgrade() -> None:
     )
     op.bulk_insert(counter, [{'name': 'pid', 'next': 1}])
 
-    if op.get_bind().dialect.name == 'sqlite':
+    if op.get_context().dialect.name == 'sqlite':
         op.execute(f'PRAGMA application_id = {APPLICATION_ID}')
 
 
