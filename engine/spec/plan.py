@@ -175,6 +175,8 @@ class Plan:
         if not isinstance(value, Mapping):
             problems.append(Problem(path, f'expected a mapping of ports to values, got {described(value)}'))
             return None
+        # An optional namespace that is given empty is as good as not given.
+        active = active and (self.required or len(value) > 0)
         return self.complete(value, path, problems, missing, active=active, fill=fill)
 
     def check_at(self, parts: list[str], value: Any, path: str) -> list[Problem]:
