@@ -46,8 +46,8 @@ class TypeCheck:
         """What to do about a value that does not fit, or an empty string."""
         if isinstance(value, bool):
             return 'a bool is not taken for a number; pass int(...), or list bool in valid_type'
-        if type(value).__module__ == 'numpy' and hasattr(value, 'item'):
-            return 'convert the numpy value with .item()'
+        if type(value).__module__ == 'numpy' and getattr(value, 'shape', None) == ():
+            return 'convert the numpy scalar with .item()'
         if isinstance(value, str) and {int, float} & self.exact:
             return 'convert the text before passing it'
         if isinstance(value, type) and issubclass(value, self.types):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import enum
 import numbers
+import re
 import typing
 from collections.abc import Mapping
 
@@ -104,6 +105,8 @@ def test_with_none():
     ],
 )
 def test_the_remedy_fits_the_mistake(valid_type, value, remedy):
-    import re
-
     assert re.search(remedy, TypeCheck(valid_type).remedy(value))
+
+
+def test_a_numpy_array_is_not_told_to_become_a_scalar():
+    assert TypeCheck(int).remedy(np.zeros(3)) == ''
