@@ -13,6 +13,7 @@ from .fork import ForkGuard, run_in_child
 from .group import Group, Member
 from .loop_thread import LoopState, LoopThread, current_loop_thread, refuse_on_loop_thread
 from .mailbox import Mailbox
+from .permits import StepThreads
 from .watchdog import Watchdog
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     'Mailbox',
     'Member',
     'StartFailed',
+    'StepThreads',
     'StopTimeout',
     'ThreadsError',
     'Watchdog',

@@ -214,9 +214,7 @@ class Bridge:
         self.refuse_work(cause)
         with self._lock:
             self._closed = True
-        fatal = self._run_entries(None)
-        if fatal is not None:
-            self._fatal(fatal)
+        self._raise_fatal(self._run_entries(None))
 
     def abandon(self) -> None:
         """Resolve with `LoopClosed` each future that is still open: the loop will not run again."""
@@ -257,7 +255,7 @@ class Bridge:
     # -- on the loop ----------------------------------------------------------------------------------------
 
     def _drain(self) -> None:
-        fatal: BaseException | None = None
+        fatal: list[BaseException] = []
         try:
             fatal = self._run_entries(BATCH)
         finally:
@@ -265,13 +263,12 @@ class Bridge:
                 self._scheduled = bool(self._queue)
                 if self._scheduled:
                     self.loop.call_soon(self._drain)
-        if fatal is not None:
-            self._fatal(fatal)
+        self._raise_fatal(fatal)
 
-    def _run_entries(self, limit: int | None) -> BaseException | None:
-        """Run up to `limit` entries; the first fatal exception is returned when all of them have run."""
+    def _run_entries(self, limit: int | None) -> list[BaseException]:
+        """Run up to `limit` entries; fatal exceptions are returned when all of them have run."""
         queue = self._queue
-        fatal: BaseException | None = None
+        fatal: list[BaseException] = []
         count = 0
         while queue and count != limit:
             count += 1
@@ -288,16 +285,20 @@ class Bridge:
             except (Exception, asyncio.CancelledError) as error:
                 context.run(self._report, fn, error)
             except BaseException as error:
-                if fatal is None:
-                    fatal = error
-                else:
-                    context.run(self._report, fn, error)
+                fatal.append(error)
         return fatal
 
     def _report(self, fn: Callable[..., Any], error: BaseException) -> None:
         self.loop.call_exception_handler(
             {'message': f'{fn!r}, posted to {self.name!r}, failed', 'exception': error}
         )
+
+    def _raise_fatal(self, errors: list[BaseException]) -> None:
+        if errors and self._on_fatal is None:
+            for error in errors[1:]:
+                self._report(self._drain, error)
+        for error in errors:
+            self._fatal(error)
 
     def _fatal(self, error: BaseException) -> None:
         if self._on_fatal is None:

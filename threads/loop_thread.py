@@ -88,6 +88,7 @@ class LoopThread:
         self._started = False
         self._stop_requested = False
         self._winding_up = False
+        self._cancelled: set[asyncio.Task[Any]] = set()
         self._up = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._bridge: Bridge | None = None
@@ -351,6 +352,7 @@ class LoopThread:
         # What the last iterations of the loop may have begun, such as a wake-up of a mailbox.
         while asyncio.all_tasks(loop):
             self._run_to_end(loop, self._end_tasks)
+        self._cancelled.clear()
         self.bridge.abandon()
         loop.close()
 
@@ -380,8 +382,10 @@ class LoopThread:
         loop = asyncio.get_running_loop()
         this = asyncio.current_task()
         while tasks := asyncio.all_tasks() - {this}:
-            for task in tasks:
+            # Once each, also when a crash makes this begin anew: a second cancel would cut their clean-up short.
+            for task in tasks - self._cancelled:
                 task.cancel()
+            self._cancelled |= tasks
             await asyncio.wait(tasks)
             for task in tasks:
                 if task is not self._main_task and not task.cancelled() and task.exception() is not None:

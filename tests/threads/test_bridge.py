@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,8 +52,12 @@ def test_only_the_mailbox_imports_janus() -> None:
 def test_posts_run_in_order_on_the_loop(loop_thread: LoopThread) -> None:
     seen: list[tuple[int, bool]] = []
     done = threading.Event()
+
+    def note(number: int) -> None:
+        seen.append((number, loop_thread.is_current()))
+
     for number in range(3 * BATCH):
-        loop_thread.bridge.post(lambda number=number: seen.append((number, loop_thread.is_current())))
+        loop_thread.bridge.post(note, number)
     loop_thread.bridge.post(done.set)
     assert done.wait(5)
     assert seen == [(number, True) for number in range(3 * BATCH)]
@@ -70,7 +75,12 @@ def test_a_burst_costs_one_wake_up(loop_thread: LoopThread, monkeypatch: pytest.
     assert held.wait(5)
     wake_ups: list[object] = []
     original = loop.call_soon_threadsafe
-    monkeypatch.setattr(loop, 'call_soon_threadsafe', lambda *args: wake_ups.append(args) or original(*args))
+
+    def count(*args: Any) -> object:
+        wake_ups.append(args)
+        return original(*args)
+
+    monkeypatch.setattr(loop, 'call_soon_threadsafe', count)
     for _ in range(100):
         bridge.post(int)
     bridge.post_many([(int, ())] * 100 + [(done.set, ())])
@@ -281,7 +291,7 @@ def test_a_future_cancelled_while_its_task_refuses_to_end_resolves(loop_thread: 
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
-            while not release.is_set():
+            while not release.is_set():  # noqa: ASYNC110  deaf on purpose
                 await asyncio.sleep(0)
         return 'ignored'
 
@@ -343,9 +353,13 @@ def test_wait_on_loop_gives_result_exception_and_cancellation() -> None:
         gone: concurrent.futures.Future[int] = concurrent.futures.Future()
         waiters = [asyncio.create_task(wait_on_loop(future)) for future in (good, bad, gone)]
         await asyncio.sleep(0)
-        resolver = threading.Thread(
-            target=lambda: (good.set_result(1), bad.set_exception(KeyError('x')), gone.cancel())
-        )
+
+        def resolve() -> None:
+            good.set_result(1)
+            bad.set_exception(KeyError('x'))
+            gone.cancel()
+
+        resolver = threading.Thread(target=resolve)
         resolver.start()
         results = await asyncio.gather(*waiters, return_exceptions=True)
         resolver.join()
@@ -415,7 +429,12 @@ def test_thousands_of_waiters_on_one_loop_share_their_wake_ups(monkeypatch: pyte
         await asyncio.sleep(0)
         wake_ups: list[object] = []
         original = loop.call_soon_threadsafe
-        monkeypatch.setattr(loop, 'call_soon_threadsafe', lambda *args: wake_ups.append(args) or original(*args))
+
+        def count(*args: Any) -> object:
+            wake_ups.append(args)
+            return original(*args)
+
+        monkeypatch.setattr(loop, 'call_soon_threadsafe', count)
         for number, future in enumerate(futures):
             future.set_result(number)
         assert sum(await asyncio.gather(*waiters)) == sum(range(2000))
