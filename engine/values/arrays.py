@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import CorruptValue
-from .lowering import TAG, Trouble
+from .lowering import TAG
+from .trouble import Trouble
 
 Blob = Callable[[bytes], dict[str, Any]]
 Text = Callable[[str, int], Any]
@@ -38,9 +39,9 @@ def lower_array(value: np.ndarray[Any, Any], blob: Blob, text: Text) -> dict[str
 def lower_scalar(value: np.generic, blob: Blob, text: Text) -> dict[str, Any]:
     """Return a numpy scalar as tagged data."""
     if isinstance(value, np.str_):
-        return {TAG: 'scalar', 'dtype': 'U', 'value': text(str(value), 0)}
+        # Not str(value), which like an array of text would lose trailing NULs.
+        return {TAG: 'scalar', 'dtype': 'U', 'value': text(str.__getitem__(value, slice(None)), 0)}
     if isinstance(value, np.bytes_):
-        # An array of bytes would lose trailing NULs.
         return {TAG: 'scalar', 'dtype': 'S', **blob(bytes(value))}
     described = _describe(value.dtype)
     return {TAG: 'scalar', 'dtype': described, **blob(_clean(np.asarray(value)).tobytes())}
@@ -93,7 +94,7 @@ def _check_elements(array: np.ndarray[Any, Any]) -> None:
 
 def _shape(shape: Any) -> tuple[int, ...]:
     if type(shape) is not list or any(type(size) is not int or not 0 <= size < 2**63 for size in shape):
-        raise CorruptValue(f'stored data has an array of the shape {shape!r:.100}')
+        raise CorruptValue('stored data has an array whose shape is no list of sizes')
     return tuple(shape)
 
 
@@ -113,7 +114,7 @@ def _describe(dtype: np.dtype[Any]) -> Any:
     if dtype.kind == 'O':
         raise Trouble('an array of objects cannot be stored; use a list, or an array of numbers or text')
     if not _DTYPE.fullmatch(dtype.str) or np.dtype(dtype.str) != dtype:
-        raise Trouble(f'an array of {dtype!r} cannot be stored; convert it to one of the basic dtypes (astype)')
+        raise Trouble(f'an array of {dtype!r} cannot be stored; convert it to a basic dtype (astype)')
     return dtype.str
 
 
@@ -141,7 +142,7 @@ def _undescribe(described: Any, depth: int = 0) -> np.dtype[Any]:
             layout['titles'] = titles
         # numpy checks that the fields lie within the size.
         return np.dtype(layout, align=align)  # type: ignore[call-overload,no-any-return]
-    raise CorruptValue(f'stored data has an array of the dtype {described!r:.100}')
+    raise CorruptValue(f'stored data has an array of the dtype {str(described)[:100]!r}')
 
 
 def _clean(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

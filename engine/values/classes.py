@@ -1,4 +1,4 @@
-"""Finding Enum and dataclass types by name, and taking dataclass instances apart without running their code."""
+"""Finding Enum and dataclass types by name, and dataclass instances taken apart without their code."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def name_of(cls: type) -> str:
             return name
         if found is not None:
             raise UnstorableValue(
-                f'{cls!r} cannot be stored: {name} is another object now; was its module reloaded, or its name reused?'
+                f'{cls!r} cannot be stored: {name} is another object now; was its module reloaded?'
             )
     with _known_lock:
         _known[name] = cls
@@ -66,11 +66,11 @@ def find(name: object) -> type:
             module = importlib.import_module(module_name)
         except (Exception, SystemExit) as exc:  # a module's own code may raise anything while it is imported
             raise CorruptValue(
-                f'stored data needs the class {name}, but its module cannot be imported ({exc}); make it importable'
+                f'stored data needs the class {name}; make its module importable ({exc})'
             ) from exc
     found = _walk(module, qualname)
     if not isinstance(found, type):
-        raise CorruptValue(f'stored data needs the class {name}, which is not there; was it renamed or moved?')
+        raise CorruptValue(f'stored data needs the class {name}, which is gone; was it renamed or moved?')
     return found
 
 
@@ -144,7 +144,9 @@ class DataclassPlan:
             elif field.init:
                 raise UnstorableValue(f'{self.cls!r} cannot be stored: its field {name!r} is not set')
         extra = {
-            name: item for name, item in state.items() if name not in self._cached and not name.startswith('__')
+            name: item
+            for name, item in state.items()
+            if name not in self._cached and not name.startswith('__')
         }
         return fields, extra
 
@@ -165,12 +167,12 @@ class DataclassPlan:
             elif field.default is not dataclasses.MISSING:
                 state[name] = field.default
             elif field.init:
-                raise CorruptValue(f'{self.name} has a field {name!r} that stored data lacks; give it a default')
+                raise CorruptValue(f'{self.name} has a field {name!r} that is not stored; give it a default')
         for name in extra:
             if not name.isidentifier() or name.startswith('__') or name in self.fields:
                 raise CorruptValue(f'{self.name} cannot have an attribute {name!r}')
         state.update(extra)
-        value = object.__new__(self.cls)
+        value: Any = object.__new__(self.cls)
         for name, item in state.items():
             slot = self._slots.get(name)
             if slot is not None:
@@ -187,7 +189,7 @@ def is_plain_dataclass(cls: type) -> bool:
 
     A subclass that was not decorated, or one of ``dict``, ``str`` or an exception, would lose something.
     """
-    if '__dataclass_fields__' not in vars(cls):
+    if '__dataclass_fields__' not in vars(cls) or issubclass(cls, enum.Enum):
         return False
     return all(base is _GENERIC or not _has_hidden_state(base) for base in cls.__mro__[:-1])
 

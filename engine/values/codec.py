@@ -1,8 +1,8 @@
 """The codec: values to JSON text and back, with their types kept exactly.
 
-Text, 64-bit integers, finite floats, bools, None, lists and dicts with text keys are JSON's own. Everything else is
-an object with the key ``$``, which names its type. Reading calls nothing that stored data names: Enum members are
-looked up, dataclasses are put together from their fields, and other types must have been registered.
+Text, 64-bit integers, finite floats, bools, None, lists and dicts with text keys are JSON's own. Everything
+else is an object with the key ``$``, which names its type. Reading calls nothing that stored data names: Enum
+members are looked up, dataclasses are put together from their fields, other types must have been registered.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 
 from ..errors import CorruptValue, UnstorableValue
 from .lifting import Lifter
-from .lowering import MAX_DEPTH, Lowerer
+from .lowering import Lowerer
 from .objects import ObjectStore
 from .registry import Reference
 
@@ -52,11 +52,11 @@ class Codec:
         try:
             return self._encoder.encode(tree).decode()
         except UnicodeEncodeError:
-            # Lone surrogates, as in names of files that are no UTF-8. Rare, so only now each text is looked at.
+            # Lone surrogates, as in odd names of files. Rare, so only now each text is looked at.
             return self._encoder.encode(self._careful_lowerer.lower(value, where)).decode()
         except RecursionError:
             raise UnstorableValue(
-                f'{where}: nested too deep for the stack that is left (up to {MAX_DEPTH} levels fit an empty one)'
+                f'{where}: nested too deep for the stack that is left; call it from fewer frames'
             ) from None
 
     def decode(self, text: str | bytes) -> Any:
@@ -74,7 +74,7 @@ class Codec:
             raise CorruptValue(f'stored data must be text, not {type(text).__name__}') from exc
 
     def fingerprint(self, value: Any, where: str = 'value') -> str:
-        """Return a sha256 in hex that equal values share, in every OS process and whatever the order of dicts.
+        """Return a sha256 in hex that equal values share, in every OS process, whatever the order of dicts.
 
         Types count: 1, 1.0 and True differ. Nothing is put into the object store.
 

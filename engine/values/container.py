@@ -3,12 +3,12 @@
 What was checked in disk-objectstore 1.5:
 
 * A loose object is written to ``sandbox/``, fsynced and renamed to ``loose/ab/cdef...``; then ``loose/`` is
-  fsynced, but not ``loose/ab/``, where the new name is. Nor is anything fsynced when the object exists already,
-  though the thread that is just writing it may not have come that far. So both directories are fsynced here.
-* A container's SQLAlchemy session belongs to one thread, and only packed objects need it. Writing loose objects
-  uses none, so one container serves all writers; a read of a packed object opens a container of its own.
-* ``init_container`` is neither atomic nor safe against another OS process. Here it runs in a directory beside the
-  final one, which is then renamed; who comes second finds a directory that is not empty and uses that.
+  fsynced, but not ``loose/ab/``, where the new name is. Nor is anything fsynced when the object exists
+  already, though the thread that writes it may not have come that far. So both directories are fsynced here.
+* A container's SQLAlchemy session belongs to one thread, and only packed objects need it. Writing loose
+  objects uses none, so one container serves all writers; a read of a packed object opens one of its own.
+* ``init_container`` is neither atomic nor safe against another OS process. Here it runs in a directory beside
+  the final one, which is then renamed; who comes second finds one that is not empty, and uses that.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from disk_objectstore import Container
-from disk_objectstore.exceptions import NotExistent
+from disk_objectstore.exceptions import NotExistent, NotInitialised
+from sqlalchemy.exc import SQLAlchemyError
 
-from ..errors import CorruptValue, StoreError, StoreFull, StoreReadOnly, StoreUnavailable
+from ..errors import StoreError, StoreFull, StoreReadOnly, StoreUnavailable
+from .objects import missing
 
 _REMEMBERED = 10_000
 """How many hashes are remembered as durable before they are forgotten, in number of hashes."""
@@ -66,7 +68,7 @@ class DiskContainer:
         stream = _Source(source)
         with _as_store_errors(self._path, but=stream):
             sha256: str = self._writer.add_streamed_object(cast(BinaryIO, stream))
-        self._make_durable(sha256)
+        self._make_durable(sha256, written=True)
         return sha256
 
     def open(self, sha256: str) -> BinaryIO:
@@ -79,8 +81,6 @@ class DiskContainer:
 
     def has(self, sha256: str) -> bool:
         """Return whether the object is there, durably; see :class:`~.objects.ObjectStore`."""
-        if sha256 in self._durable and self._loose_size(sha256) is not None:
-            return True
         if self._loose_size(sha256) is not None:
             self._make_durable(sha256)
             return True
@@ -93,22 +93,21 @@ class DiskContainer:
             try:
                 stream = stack.enter_context(container.get_object_stream(sha256))
             except NotExistent:
-                raise CorruptValue(
-                    f'the object {sha256} is not in {self._path}; restore the directory that belongs to the database'
-                ) from None
+                raise missing(sha256, self._path) from None
             return cast(BinaryIO, io.BufferedReader(_Packed(stream, stack.pop_all())))
 
     def _loose_path(self, sha256: str) -> Path:
         return self._loose / sha256[: self._prefix] / sha256[self._prefix :]
 
     def _loose_size(self, sha256: str) -> int | None:
-        try:
-            return os.stat(self._loose_path(sha256)).st_size
-        except FileNotFoundError:
-            return None
+        with _as_store_errors(self._path):
+            try:
+                return os.stat(self._loose_path(sha256)).st_size
+            except FileNotFoundError:
+                return None
 
-    def _make_durable(self, sha256: str) -> None:
-        if sha256 in self._durable:
+    def _make_durable(self, sha256: str, *, written: bool = False) -> None:
+        if sha256 in self._durable and not written:
             return
         folder = self._loose_path(sha256).parent
         with _as_store_errors(self._path):
@@ -204,4 +203,6 @@ def _as_store_errors(path: Path, *, but: _Source | None = None) -> Iterator[None
             raise StoreFull(f'no room left for objects in {path}; free some space ({exc})') from exc
         if exc.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise StoreReadOnly(f'cannot write objects in {path}; check its permissions ({exc})') from exc
+        raise StoreUnavailable(f'the object store {path} does not work ({exc})') from exc
+    except (NotInitialised, SQLAlchemyError) as exc:
         raise StoreUnavailable(f'the object store {path} does not work ({exc})') from exc

@@ -15,7 +15,7 @@ from ..errors import CorruptValue, ProcessExcepted, UnstorableValue
 from .codec import Codec
 
 MAX_TEXT = 64 * 1024
-"""Characters kept of a message, of a traceback and of the arguments; the head and the tail of what is longer."""
+"""Characters kept of a message, of a traceback and of the arguments; head and tail of what is longer."""
 _MAX_SHORT = 1024
 _MAX_CAUSES = 8
 _MAX_MEMBERS = 50
@@ -50,7 +50,7 @@ class _Dump(msgspec.Struct):
 
 
 class OriginalTraceback(Exception):
-    """The cause of an exception that was rebuilt from data: its text is the traceback of where it was raised."""
+    """The cause of an exception that was rebuilt from data: its text is the original traceback."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -65,14 +65,14 @@ _registered_lock = threading.Lock()
 
 
 def register_exception(cls: type[E]) -> type[E]:
-    """Let instances of exactly ``cls`` be rebuilt from stored data. Returns ``cls``, so it serves as a decorator.
+    """Let instances of exactly ``cls`` be rebuilt from stored data; usable as a decorator.
 
-    Rebuilding runs no code of the class: arguments and attributes are put back as they were, those that can be
-    stored.
+    Rebuilding runs no code of the class: its arguments, and those attributes that can be stored, are put back.
 
     :raises TypeError: if ``cls`` is no exception class.
     """
-    if not (isinstance(cls, type) and issubclass(cls, BaseException)):
+    given: object = cls
+    if not (isinstance(given, type) and issubclass(given, BaseException)):
         raise TypeError(f'register_exception: {cls!r} is no exception class')
     with _registered_lock:
         _registered[cls.__module__, cls.__qualname__] = cls
@@ -80,13 +80,18 @@ def register_exception(cls: type[E]) -> type[E]:
 
 
 for _error in list(vars(errors).values()):
-    if isinstance(_error, type) and issubclass(_error, BaseException) and _error.__module__ == errors.__name__:
+    if isinstance(_error, type) and issubclass(_error, BaseException):
         register_exception(_error)
 
 
 def dump_exception(exc: BaseException) -> str:
     """Return ``exc`` as JSON text, of bounded size. Never raises, whatever the exception's own methods do."""
-    return _encoder.encode(_dump(exc, _format(exc), 0)).decode()
+    try:
+        dump = _dump(exc, _format(exc), 0)
+    except Exception as broken:  # a class may define anything, such as properties that raise
+        dump = _Dump(_clean(type(exc).__module__), _clean(type(exc).__qualname__), _message(exc))
+        dump.traceback = f'<the exception cannot be read: {type(broken).__qualname__}>'
+    return _encoder.encode(dump).decode()
 
 
 def load_exception(text: str | bytes) -> BaseException:
@@ -221,7 +226,9 @@ def _causes(exc: BaseException) -> list[_Cause]:
     seen = {id(exc)}
     current = exc
     while len(causes) < _MAX_CAUSES:
-        following = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+        following = current.__cause__
+        if following is None and not current.__suppress_context__:
+            following = current.__context__
         if following is None or id(following) in seen:
             break
         seen.add(id(following))
@@ -252,7 +259,8 @@ def _format(exc: BaseException) -> str:
     except Exception as broken:  # so may what a traceback shows of it
         with contextlib.suppress(Exception):
             lines = ''.join(traceback.format_tb(exc.__traceback__))
-            return _clean(f'Traceback (most recent call last):\n{lines}{type(exc).__qualname__}: {_message(exc)}\n')
+            last = f'{type(exc).__qualname__}: {_message(exc)}\n'
+            return _clean(f'Traceback (most recent call last):\n{lines}{last}')
         return f'<the traceback cannot be shown: {type(broken).__qualname__}>'
 
 

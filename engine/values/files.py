@@ -6,124 +6,14 @@ import errno
 import hashlib
 import io
 import os
-import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath, PureWindowsPath
-from typing import Any, BinaryIO, NoReturn, Protocol, TextIO, final
+from typing import Any, NoReturn, final
 
 from ..errors import CorruptValue
 from .objects import CHUNK, ObjectStore
-
-
-class Source(Protocol):
-    """Where the bytes of a :class:`File` are."""
-
-    size: int
-
-    def open(self) -> BinaryIO:
-        """Return a stream of the bytes, for the caller to close."""
-
-    def sha256(self) -> str:
-        """Return the sha256 of the bytes in hex."""
-
-    def store(self, objects: ObjectStore) -> str:
-        """See to it that ``objects`` has the bytes, durably, and return their sha256."""
-
-
-class _Memory:
-    """Bytes in memory."""
-
-    def __init__(self, content: bytes) -> None:
-        self.content = content
-        self.size = len(content)
-        self._sha256: str | None = None
-
-    def open(self) -> BinaryIO:
-        return io.BytesIO(self.content)
-
-    def sha256(self) -> str:
-        if self._sha256 is None:
-            self._sha256 = hashlib.sha256(self.content).hexdigest()
-        return self._sha256
-
-    def store(self, objects: ObjectStore) -> str:
-        return objects.put(self.content)
-
-
-class _OnDisk:
-    """A file of the user's; it must stay as it was when the value was made."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        # Opened without waiting for a writer, in case it is a FIFO; what it is shows afterwards.
-        handle = os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_CLOEXEC', 0))
-        try:
-            status = os.fstat(handle)
-        finally:
-            os.close(handle)
-        if stat.S_ISDIR(status.st_mode):
-            raise IsADirectoryError(errno.EISDIR, 'is a directory; use Folder', str(path))
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f'{path} is no regular file; pass its contents as bytes')
-        self._signature = _signature(status)
-        self.size = status.st_size
-        self._sha256: str | None = None
-
-    def open(self) -> BinaryIO:
-        stream = open(self._path, 'rb')
-        try:
-            self._check(stream)
-        except OSError:
-            stream.close()
-            raise
-        return stream
-
-    def sha256(self) -> str:
-        if self._sha256 is None:
-            with self.open() as stream:
-                found = hashlib.file_digest(stream, 'sha256').hexdigest()
-                self._check(stream)  # it may have changed while it was read
-            self._sha256 = found
-        return self._sha256
-
-    def store(self, objects: ObjectStore) -> str:
-        with self.open() as stream:
-            if self._sha256 is not None and objects.has(self._sha256):
-                return self._sha256
-            found = objects.put(stream)
-            self._check(stream)
-        self._sha256 = found
-        return found
-
-    def _check(self, stream: BinaryIO) -> None:
-        if _signature(os.fstat(stream.fileno())) != self._signature:
-            raise OSError(errno.ESTALE, 'has changed since the File was made; make a new one', str(self._path))
-
-
-class _Stored:
-    """An object of an object store, opened when it is read."""
-
-    def __init__(self, objects: ObjectStore, sha256: str, size: int) -> None:
-        self._objects = objects
-        self._sha256 = sha256
-        self.size = size
-
-    def open(self) -> BinaryIO:
-        return self._objects.open(self._sha256)
-
-    def sha256(self) -> str:
-        return self._sha256
-
-    def store(self, objects: ObjectStore) -> str:
-        if objects is not self._objects and not objects.has(self._sha256):
-            with self.open() as stream:
-                return objects.put(stream)
-        return self._sha256
-
-
-def _signature(status: os.stat_result) -> tuple[int, int, int, int]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+from .sources import Memory, OnDisk, Source, Stored
 
 
 @final
@@ -147,10 +37,10 @@ class File:
         if isinstance(source, (bytes, bytearray, memoryview)):
             if name is None:
                 raise ValueError("a File of bytes needs a name: File(b'...', name='input.txt')")
-            self._fill(name, _Memory(bytes(source)))
+            self._fill(name, Memory(bytes(source)))
         else:
             path = Path(source).absolute()  # the working directory may change
-            self._fill(path.name if name is None else name, _OnDisk(path))
+            self._fill(path.name if name is None else name, OnDisk(path))
 
     @classmethod
     def from_path(cls, path: str | os.PathLike[str], name: str | None = None) -> File:
@@ -164,7 +54,7 @@ class File:
         return file
 
     def _fill(self, name: str, source: Source) -> None:
-        if not isinstance(name, str) or len(check_path(name)) != 1:
+        if len(check_path(name)) != 1:
             raise ValueError(f'{name!r} is no file name; leave out directories')
         object.__setattr__(self, '_name', str(name))
         object.__setattr__(self, '_source', source)
@@ -206,13 +96,12 @@ class File:
         """Return all bytes, checked against the hash if they come from a store."""
         with self._source.open() as stream:
             content = stream.read()
-        self._check(hashlib.sha256(content).hexdigest() if isinstance(self._source, _Stored) else None)
+        self._check(hashlib.sha256(content).hexdigest() if isinstance(self._source, Stored) else None)
         return content
 
     def read_text(self, encoding: str = 'utf-8', errors: str = 'strict') -> str:
         """Return all text."""
-        stream: TextIO
-        with self.open('r', encoding=encoding, errors=errors) as stream:
+        with io.TextIOWrapper(io.BytesIO(self.read_bytes()), encoding=encoding, errors=errors) as stream:
             return stream.read()
 
     def copy_to(self, path: str | os.PathLike[str]) -> Path:
@@ -230,7 +119,7 @@ class File:
                 while chunk := stream.read(CHUNK):
                     digest.update(chunk)
                     copy.write(chunk)
-            self._check(digest.hexdigest() if isinstance(self._source, _Stored) else None)
+            self._check(digest.hexdigest() if isinstance(self._source, Stored) else None)
             os.replace(draft, target)
         except BaseException:
             draft.unlink(missing_ok=True)
@@ -271,9 +160,7 @@ class Folder(Mapping[str, File]):
     __slots__ = ('_files',)
     _files: dict[str, File]
 
-    def __init__(
-        self, source: str | os.PathLike[str] | Mapping[str, File | bytes] | Mapping[PurePath, File | bytes]
-    ) -> None:
+    def __init__(self, source: str | os.PathLike[str] | Mapping[Any, File | bytes]) -> None:
         if isinstance(source, Mapping):
             files = {}
             for path, content in source.items():
@@ -348,7 +235,7 @@ class Folder(Mapping[str, File]):
             parent.mkdir(parents=True, exist_ok=True)
             target = parent / file.name
             if target.is_dir() and not target.is_symlink():
-                raise IsADirectoryError(errno.EISDIR, 'is a directory where the Folder has a file', str(target))
+                raise IsADirectoryError(errno.EISDIR, 'is a directory, but a file in the Folder', str(target))
             if target.is_symlink():
                 target.unlink()
             file.copy_to(target)
@@ -381,7 +268,9 @@ def check_path(path: object) -> list[str]:
     return parts
 
 
-def _walk(root: Path, folder: Path, prefix: str, above: frozenset[Path] = frozenset()) -> Iterator[tuple[str, File]]:
+def _walk(
+    root: Path, folder: Path, prefix: str, above: frozenset[Path] = frozenset()
+) -> Iterator[tuple[str, File]]:
     with os.scandir(folder) as entries:
         found = sorted(entries, key=lambda entry: entry.name)
     for entry in found:
@@ -392,18 +281,18 @@ def _walk(root: Path, folder: Path, prefix: str, above: frozenset[Path] = frozen
             except (OSError, RuntimeError) as exc:
                 raise ValueError(f'{entry.path} is a link that leads nowhere; remove it') from exc
             if not path.is_relative_to(root):
-                raise ValueError(f'{entry.path} is a link that leads outside of {root}; copy what it leads to')
+                raise ValueError(f'{entry.path} is a link that leads out of {root}; copy what it leads to')
         if path.is_dir():
-            if path in above or path == folder or path == root:
+            if path in above or path in (folder, root):
                 raise ValueError(f'{entry.path} is a link to a directory that holds it; remove it')
             yield from _walk(root, path, name + '/', above | {folder})
         else:
-            yield name, File._of(entry.name, _OnDisk(path))
+            yield name, File._of(entry.name, OnDisk(path))
 
 
 def stored_file(name: str, size: int, sha256: str, objects: ObjectStore) -> File:
     """Return a file whose contents are in ``objects``; they are not touched before they are read."""
-    return File._of(name, _Stored(objects, sha256, size))
+    return File._of(name, Stored(objects, sha256, size))
 
 
 def stored_folder(files: dict[str, File]) -> Folder:

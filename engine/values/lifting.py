@@ -1,4 +1,4 @@
-"""From JSON's own types back to values. Nothing is called that stored data names, apart from what was registered."""
+"""From JSON's own types back to values. Nothing that stored data names is called unless it was registered."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import hashlib
 import pathlib
 import re
 import uuid
-import weakref
 import zoneinfo
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -42,7 +41,7 @@ class Lifter:
         self._objects = objects
         self._references: dict[str, Reference] = {}
         # By class, not by name: a class that was defined anew gets a plan of its own.
-        self._plans: weakref.WeakKeyDictionary[type, DataclassPlan] = weakref.WeakKeyDictionary()
+        self._plans: dict[type, DataclassPlan] = {}
         self._tags: dict[str, Callable[[dict[str, Any]], Any]] = {
             'int': _int,
             'float': _float,
@@ -57,7 +56,7 @@ class Lifter:
             'datetime': self._datetime,
             'date': lambda tree: dt.date.fromisoformat(_text(tree, 'value')),
             'time': self._time,
-            'timedelta': lambda tree: _timedelta([tree[unit] for unit in ('days', 'seconds', 'microseconds')]),
+            'timedelta': lambda tree: _timedelta(tree['value']),
             'zone': lambda tree: _zone(tree['zone']),
             'uuid': lambda tree: uuid.UUID(hex=_text(tree, 'value')),
             'decimal': lambda tree: decimal.Decimal(_text(tree, 'value')),
@@ -102,7 +101,7 @@ class Lifter:
             lift = self._reference(reference)
         if lift is None:
             raise CorruptValue(
-                f'stored data has the unknown tag {tag!r:.100}; it was written by a newer Treadle, or is damaged: '
+                f'stored data has the unknown tag {_short(tag)}; it is damaged or of a newer Treadle: '
                 'read it with the version that wrote it'
             )
         try:
@@ -110,7 +109,9 @@ class Lifter:
         except (CorruptValue, StoreError, RecursionError, MemoryError):
             raise
         except KeyError as exc:
-            raise CorruptValue(f'stored data of the tag {tag!r} does not decode: {exc!s:.200} is missing') from exc
+            raise CorruptValue(
+                f'stored data of the tag {tag!r} does not decode: {exc!s:.99} is missing'
+            ) from exc
         except Exception as exc:  # whatever a constructor says to a malformed argument
             raise CorruptValue(f'stored data of the tag {tag!r} does not decode: {exc!s:.200}') from exc
 
@@ -132,7 +133,9 @@ class Lifter:
         pairs = _typed(tree, 'items', list)
         value = {}
         for pair in pairs:
-            key, item = pair if type(pair) is list else ()
+            if type(pair) is not list:
+                raise CorruptValue('stored data has a dict whose items are no pairs')
+            key, item = pair
             value[self.lift(key)] = self.lift(item)
         if len(value) != len(pairs):
             raise CorruptValue('stored data has a dict with equal keys')
@@ -158,7 +161,9 @@ class Lifter:
 
     def _store(self) -> ObjectStore:
         if self._objects is None:
-            raise CorruptValue('stored data refers to an object store, but there is none here; open it with its store')
+            raise CorruptValue(
+                'stored data refers to an object store; give the Codec the one that it was written with'
+            )
         return self._objects
 
     def _lifted_text(self, tree: dict[str, Any], key: str) -> str:
@@ -199,21 +204,25 @@ class Lifter:
         plan = self._plans.get(cls)
         if plan is None:
             plan = self._plans[cls] = DataclassPlan(cls)
-        # Field by field: a field called '$' there is none, but hostile data may say so.
-        fields = {name: self.lift(item) for name, item in _typed(tree, 'fields', dict).items()}
-        extra = {name: self.lift(item) for name, item in _typed(tree, 'extra', dict).items()} if 'extra' in tree else {}
-        return plan.put_together(fields, extra)
+        # Item by item: lifted as a whole, a field called '$' (of hostile data) would be taken for a tag.
+        fields, extra = _typed(tree, 'fields', dict), _typed(tree, 'extra', dict) if 'extra' in tree else {}
+        return plan.put_together(
+            {name: self.lift(item) for name, item in fields.items()},
+            {name: self.lift(item) for name, item in extra.items()},
+        )
 
     def _codec(self, tree: dict[str, Any]) -> Any:
         name = _text(tree, 'name')
         codec = registry.of_name(name)
         if codec is None:
             raise CorruptValue(
-                f'stored data needs the codec {name!r:.100}; call treadle.engine.register_codec before it is read'
+                f'stored data needs the codec {_short(name)}; call treadle.engine.register_codec before'
             )
         value = codec.from_data(self.lift(tree['data']))
         if type(value) is not codec.cls:
-            raise CorruptValue(f'the codec {name!r} gave {type(value)!r} instead of {codec.cls!r}; mend its from_data')
+            raise CorruptValue(
+                f'the codec {name!r} gave {type(value)!r}, not {codec.cls!r}; mend its from_data'
+            )
         return value
 
     def _reference(self, reference: Reference) -> Callable[[dict[str, Any]], Any]:
@@ -222,12 +231,12 @@ class Lifter:
     # Arrays: numpy is imported by the first one
 
     def _array(self, tree: dict[str, Any]) -> Any:
-        from .arrays import lift_array
+        from .arrays import lift_array  # noqa: PLC0415 - as the comment above says
 
         return lift_array(tree, self._blob)
 
     def _scalar(self, tree: dict[str, Any]) -> Any:
-        from .arrays import lift_scalar
+        from .arrays import lift_scalar  # noqa: PLC0415 - likewise
 
         if 'value' in tree:
             return lift_scalar({**tree, 'value': self.lift(tree['value'])}, self._blob)
@@ -252,13 +261,18 @@ class Lifter:
     def _content(self, name: str, tree: dict[str, Any]) -> File:
         size = tree['size']
         if type(size) is not int or size < 0:
-            raise CorruptValue(f'stored data has a File of the size {size!r:.100}')
+            raise CorruptValue(f'stored data has a File of the size {_short(size)}')
         if 'object' in tree:
             return stored_file(name, size, check_sha256(tree['object']), self._store())
         data = self._blob(tree)
         if len(data) != size:
             raise CorruptValue(f'stored data has a File of {size} bytes with {len(data)} of them')
         return File(data, name)
+
+
+def _short(item: object) -> str:
+    text = repr(item)
+    return text if len(text) <= 100 else text[:97] + '...'
 
 
 def _typed(tree: dict[str, Any], key: str, cls: type) -> Any:
@@ -276,21 +290,21 @@ def _text(tree: dict[str, Any], key: str) -> str:
 def _int(tree: dict[str, Any]) -> int:
     text = _text(tree, 'value')
     if not _HEX.fullmatch(text):
-        raise CorruptValue(f'stored data has the integer {text!r:.100}, which is not hexadecimal')
+        raise CorruptValue(f'stored data has the integer {_short(text)}, which is not hexadecimal')
     return int(text, 16)
 
 
 def _float(tree: dict[str, Any]) -> float:
     text = _text(tree, 'value')
     if text not in ('nan', 'inf', '-inf', '-0.0'):
-        raise CorruptValue(f'stored data has the tagged float {text!r:.100}')
+        raise CorruptValue(f'stored data has the tagged float {_short(text)}')
     return float(text)
 
 
 def _fold(tree: dict[str, Any]) -> int:
     fold = tree.get('fold', 0)
     if type(fold) is not int:
-        raise CorruptValue(f'stored data has the fold {fold!r:.100}')
+        raise CorruptValue(f'stored data has the fold {_short(fold)}')
     return fold
 
 
@@ -306,7 +320,7 @@ def _zone(zone: Any) -> dt.tzinfo:
             return zoneinfo.ZoneInfo(zone)
         except (ValueError, OSError, KeyError) as exc:
             raise CorruptValue(
-                f'stored data needs the time zone {zone!r:.100}, which is not known here; install tzdata'
+                f'stored data needs the time zone {_short(zone)}, which is not known here; install tzdata'
             ) from exc
     if type(zone) is not dict:
         raise CorruptValue('stored data has a time zone that is neither a name nor an offset')

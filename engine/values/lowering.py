@@ -1,4 +1,4 @@
-"""From values to JSON's own types: what JSON lacks becomes a tagged object, ``{'$': 'tuple', 'items': [...]}``."""
+"""From values to JSON's own types; what JSON lacks becomes a tagged object (``{'$': 'date', ...}``)."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ from .classes import DataclassPlan, is_plain_dataclass, name_of
 from .files import File, Folder, source_of
 from .objects import ObjectStore
 from .registry import Reference, UserCodec, registry
+from .trouble import MAX_DEPTH, Trouble, piece_of, too_deep_trouble
 
 TAG = '$'
 LARGE = 64 * 1024
 """Contents longer than this, in bytes, go to the object store."""
-MAX_DEPTH = 100
-"""Levels of nesting. Each takes up to three in JSON, and reading must fit the interpreter's recursion limit."""
 
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 _SHORT = LARGE // 4  # characters that take at most LARGE bytes
@@ -37,51 +36,11 @@ _sorting_encoder = msgspec.json.Encoder(order='deterministic')
 Lower = Callable[[Any, int], Any]
 
 
-class Trouble(Exception):
-    """A value that cannot be lowered; on its way up it collects where it happened."""
-
-    def __init__(self, reason: str, *, too_deep: bool = False) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.too_deep = too_deep
-        self.trail: list[tuple[int, str]] = []
-
-    def at(self, container: object, piece: str) -> None:
-        """Note that it happened in ``container`` (from the inside out)."""
-        self.trail.append((id(container), piece))
-
-    def as_error(self, where: str) -> UnstorableValue:
-        """Return the error for the user, whose message begins with the path."""
-        pieces: list[str] = []
-        seen: set[int] = set()
-        for identity, piece in reversed(self.trail):
-            if identity in seen:
-                return UnstorableValue(f'{where}{"".join(pieces)}: contains itself and cannot be stored')
-            seen.add(identity)
-            pieces.append(piece)
-        if self.too_deep:
-            pieces = [*pieces[:8], '...']
-        return UnstorableValue(f'{where}{"".join(pieces)}: {self.reason}')
-
-
-def _too_deep() -> Trouble:
-    return Trouble(f'nested deeper than {MAX_DEPTH} levels; store it flatter, or as a File', too_deep=True)
-
-
-def _key_piece(key: object) -> str:
-    if type(key) is str and key.isidentifier():
-        return f'.{key}'
-    if type(key) in (str, int, float, bool, bytes, type(None)):
-        text = repr(key)
-        return f'[{text if len(text) <= 60 else text[:57] + "..."}]'
-    return f'[<{type(key).__qualname__}>]'
-
-
 class Lowerer:
     """Lowers values, in one of two manners.
 
-    For storing, large contents go to ``objects`` (or stay inline without one). For a fingerprint they are only
-    hashed, and the order of dicts does not matter.
+    For storing, large contents go to ``objects`` (or stay inline without one). For a fingerprint they are
+    only hashed, and the order of dicts does not matter.
 
     :param careful: whether text may hold lone surrogates, which are no UTF-8; checking costs time.
     """
@@ -141,9 +100,9 @@ class Lowerer:
         except Trouble as trouble:
             raise trouble.as_error(where) from trouble.__cause__
         except RecursionError:
-            raise _too_deep().as_error(where) from None
+            raise too_deep_trouble().as_error(where) from None
         except RuntimeError as exc:  # a container complains that its size changed
-            raise UnstorableValue(f'{where}: was changed by another thread while it was stored ({exc})') from exc
+            raise UnstorableValue(f'{where}: changed while it was stored ({exc}); pass a copy') from exc
 
     def _any(self, value: Any, depth: int) -> Any:
         return (self._table.get(type(value)) or self._find(type(value)))(value, depth)
@@ -152,23 +111,25 @@ class Lowerer:
 
     def _dict(self, value: dict[Any, Any], depth: int) -> Any:
         if depth >= MAX_DEPTH:
-            raise _too_deep()
+            raise too_deep_trouble()
         lowered: dict[str, Any] = {}
         key: Any = None
         table, careful = self._table, self._careful
         try:
             for key, item in value.items():
                 if type(key) is not str or key == TAG or (careful and not _is_utf8(key)):
-                    return self._pairs(value, depth)
+                    break
                 kind = type(item)
                 if (kind is int and _INT_MIN <= item <= _INT_MAX) or kind is bool or item is None:
                     lowered[key] = item
                 else:
                     lowered[key] = (table.get(kind) or self._find(kind))(item, depth + 1)
+            else:
+                return lowered
         except Trouble as trouble:
-            trouble.at(value, _key_piece(key))
+            trouble.at(value, piece_of(key))
             raise
-        return lowered
+        return self._pairs(value, depth)
 
     def _pairs(self, value: dict[Any, Any], depth: int) -> Any:
         items = []
@@ -177,7 +138,7 @@ class Lowerer:
             for key, item in value.items():
                 items.append([self._any(key, depth + 1), self._any(item, depth + 1)])
         except Trouble as trouble:
-            trouble.at(value, _key_piece(key))
+            trouble.at(value, piece_of(key))
             raise
         if self._fingerprint:
             items.sort(key=_sorting_encoder.encode)
@@ -185,7 +146,7 @@ class Lowerer:
 
     def _list(self, value: list[Any] | tuple[Any, ...], depth: int) -> list[Any]:
         if depth >= MAX_DEPTH:
-            raise _too_deep()
+            raise too_deep_trouble()
         lowered: list[Any] = []
         table = self._table
         try:
@@ -205,14 +166,14 @@ class Lowerer:
 
     def _set(self, value: set[Any] | frozenset[Any], depth: int) -> Any:
         if depth >= MAX_DEPTH:
-            raise _too_deep()
+            raise too_deep_trouble()
         items = []
         item: Any = None
         try:
             for item in value:
                 items.append(self._any(item, depth + 1))
         except Trouble as trouble:
-            trouble.at(value, _key_piece(item))
+            trouble.at(value, piece_of(item))
             raise
         try:
             items.sort(key=_sorting_encoder.encode)
@@ -279,7 +240,7 @@ class Lowerer:
             for path, file in value.items():
                 files.append({'path': self._str(path, depth), **self._content(file)})
         except Trouble as trouble:
-            trouble.at(value, _key_piece(path))
+            trouble.at(value, piece_of(path))
             raise
         return {TAG: 'folder', 'files': files}
 
@@ -317,7 +278,7 @@ class Lowerer:
             raise Trouble(str(exc)) from exc
         if 'numpy' in sys.modules:
             # Imported here: a program that does without numpy shall start without it.
-            from .arrays import lower_array, lower_scalar, numpy_kind
+            from .arrays import lower_array, lower_scalar, numpy_kind  # noqa: PLC0415
 
             kind = numpy_kind(cls)
             if kind is not None:
@@ -331,7 +292,7 @@ class Lowerer:
     def _user(self, dump: Callable[[Any], Any], wrap: Callable[[Any], Any]) -> Lower:
         def lower(value: Any, depth: int) -> Any:
             if depth >= MAX_DEPTH:
-                raise _too_deep()
+                raise too_deep_trouble()
             try:
                 data = dump(value)
             except (RecursionError, StoreError):
@@ -356,7 +317,7 @@ class Lowerer:
     def _dataclass(self, plan: DataclassPlan) -> Lower:
         def lower(value: Any, depth: int) -> Any:
             if depth >= MAX_DEPTH:
-                raise _too_deep()
+                raise too_deep_trouble()
             try:
                 fields, extra = plan.take_apart(value)
             except UnstorableValue as exc:
@@ -368,7 +329,7 @@ class Lowerer:
                     for name, item in state.items():
                         target[name] = self._any(item, depth + 1)
             except Trouble as trouble:
-                trouble.at(value, _key_piece(name))
+                trouble.at(value, piece_of(name))
                 raise
             tagged = {TAG: 'dataclass', 'class': plan.name, 'fields': lowered[0]}
             if extra:
@@ -403,7 +364,7 @@ def _date(value: dt.date, depth: int) -> Any:
 
 
 def _timedelta(value: dt.timedelta, depth: int) -> Any:
-    return {TAG: 'timedelta', 'days': value.days, 'seconds': value.seconds, 'microseconds': value.microseconds}
+    return {TAG: 'timedelta', 'value': [value.days, value.seconds, value.microseconds]}
 
 
 def _zone(zone: dt.tzinfo) -> Any:
@@ -415,7 +376,9 @@ def _zone(zone: dt.tzinfo) -> Any:
         if zone != dt.timezone(offset) or zone.tzname(None) != dt.timezone(offset).tzname(None):
             lowered['name'] = zone.tzname(None)
         return lowered
-    raise Trouble(f'the time zone {type(zone)!r} cannot be stored; use zoneinfo.ZoneInfo(name) or datetime.timezone')
+    raise Trouble(
+        f'the time zone {type(zone)!r} cannot be stored; use zoneinfo.ZoneInfo or datetime.timezone'
+    )
 
 
 def _is_utf8(text: str) -> bool:

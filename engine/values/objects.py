@@ -48,6 +48,11 @@ def check_sha256(sha256: object) -> str:
     return sha256
 
 
+def missing(sha256: str, path: Path) -> CorruptValue:
+    """Return the error for an object that is not in the store at ``path``."""
+    return CorruptValue(f'the object {sha256} is not in {path}; restore the directory of the database')
+
+
 class DiskObjects:
     """An :class:`ObjectStore` in a directory, kept by disk-objectstore.
 
@@ -73,18 +78,26 @@ class DiskObjects:
 
     def open(self, sha256: str) -> BinaryIO:
         """Return a binary stream of the object; see :meth:`ObjectStore.open`."""
-        return self._open_container().open(check_sha256(sha256))
+        check_sha256(sha256)
+        if self._is_absent():
+            raise missing(sha256, self.path)
+        return self._open_container().open(sha256)
 
     def has(self, sha256: str) -> bool:
         """Return whether the object is stored, durably."""
-        return self._open_container().has(check_sha256(sha256))
+        check_sha256(sha256)
+        return not self._is_absent() and self._open_container().has(sha256)
+
+    def _is_absent(self) -> bool:
+        # Reading makes no directory.
+        return self._container is None and not self.path.exists()
 
     def _open_container(self) -> DiskContainer:
         container = self._container
         if container is None:
-            # Imported here: disk-objectstore brings SQLAlchemy's ORM, which costs a program that stores nothing
-            # large a good part of its start-up time.
-            from .container import DiskContainer
+            # Imported here: disk-objectstore brings SQLAlchemy's ORM, which costs a program that stores
+            # nothing large a good part of its start-up time.
+            from .container import DiskContainer  # noqa: PLC0415
 
             with self._lock:
                 container = self._container

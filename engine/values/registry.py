@@ -47,18 +47,20 @@ class Registry:
         """Raised by every registration, so that codecs know when to forget what they cached."""
 
     def register(self, codec: UserCodec) -> None:
-        """Add ``codec``; the same class and name again replace what was there (a module that is reloaded).
+        """Add ``codec``; the same class and name again replace it (a module that is reloaded).
 
-        :raises TypeError: if the class is none, is a builtin or is written by Treadle itself, or a function is
-            not callable.
+        :raises TypeError: if the class is none, is a builtin or is written by Treadle itself, or a function
+            is not callable.
         :raises ValueError: if the name is empty or belongs to another class, or the class has another name.
         """
         cls, name = codec.cls, codec.name
-        if not isinstance(cls, type):
+        given: object = cls
+        if not isinstance(given, type):
             raise TypeError(f'register_codec: the first argument must be a class, not {cls!r}')
-        if cls.__module__ == 'builtins' or cls in self.reserved:
-            raise TypeError(f'register_codec: {cls!r} is stored by Treadle itself; register a class of your own')
-        if not isinstance(name, str) or not name:
+        if cls.__module__ == 'builtins' or cls in self.reserved or _is_numpy(cls):
+            raise TypeError(f'register_codec: {cls!r} is stored by Treadle itself; register your own classes')
+        given = name
+        if not (isinstance(given, str) and given):
             raise ValueError(f'register_codec: the name for {cls!r} must be a non-empty string, not {name!r}')
         for what, function in (('to_data', codec.to_data), ('from_data', codec.from_data)):
             if not callable(function):
@@ -67,7 +69,7 @@ class Registry:
             holder = self._by_name.get(name)
             if holder is not None and not _same_class(holder.cls, cls):
                 raise ValueError(
-                    f'register_codec: the name {name!r} belongs to {holder.cls!r}; choose another name for {cls!r}'
+                    f'register_codec: the name {name!r} belongs to {holder.cls!r}; choose another for {cls!r}'
                 )
             present = self._by_class.get(cls)
             if present is not None and present.name != name:
@@ -90,6 +92,12 @@ class Registry:
 def _same_class(one: type, other: type) -> bool:
     # A notebook cell that is run again, or a reloaded module, makes a new class of the same name.
     return one is other or (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+
+
+def _is_numpy(cls: type) -> bool:
+    # By name, for numpy shall not be imported for it.
+    names = [f'{base.__module__}.{base.__qualname__}' for base in cls.__mro__]
+    return cls.__module__ == 'numpy' and (names[0] == 'numpy.ndarray' or 'numpy.generic' in names)
 
 
 registry = Registry()
