@@ -54,7 +54,8 @@ def test_the_guard_names_the_thing_and_the_remedy() -> None:
 
     def check() -> None:
         assert guard.forked
-        with pytest.raises(Forked, match=rf'^engine 1 belongs to OS process {guard.pid}.*create an Engine in the child'):
+        message = rf'^engine 1 belongs to OS process {guard.pid}.*create an Engine in the child'
+        with pytest.raises(Forked, match=message):
             guard.check('engine 1')
 
     in_child(check)

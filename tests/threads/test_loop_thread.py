@@ -49,7 +49,7 @@ def test_it_runs_a_loop_of_its_own_on_a_named_daemon_thread(make_thread: Make) -
     assert thread.bridge.call(current_loop_thread).result(5) is thread
     assert thread.bridge.call(asyncio.get_running_loop).result(5) is thread.loop
     thread.stop()
-    assert thread.state.value == 'stopped'
+    assert str(thread.state) == 'LoopState.STOPPED'
     assert thread.loop.is_closed()
     thread.stop()
     thread.join()
@@ -399,14 +399,15 @@ def crash_by_task(thread: LoopThread, error: BaseException) -> None:
 
 
 @pytest.mark.parametrize('crash', [crash_by_post, crash_by_loop_callback, crash_by_task])
-@pytest.mark.parametrize('error', [Fatal('fatal'), SystemExit(3), KeyboardInterrupt()])
+@pytest.mark.parametrize('kind', [Fatal, SystemExit, KeyboardInterrupt])
 def test_a_crash_resolves_reports_and_is_raised(
     make_thread: Make,
     caplog: pytest.LogCaptureFixture,
     crash: Callable[[LoopThread, BaseException], None],
-    error: BaseException,
+    kind: type[BaseException],
 ) -> None:
-    if crash is crash_by_task and isinstance(error, Fatal):
+    error = kind('a crash')
+    if crash is crash_by_task and kind is Fatal:
         pytest.skip('asyncio keeps it in the task: see test_an_unseen_fatal_task_crashes')
     crashes: list[tuple[LoopThread, BaseException]] = []
     thread = make_thread(on_crash=lambda crashed, error: crashes.append((crashed, error)))
