@@ -1,0 +1,91 @@
+"""Durable processes for synchronous Python programs.
+
+``run`` and ``submit`` start processes; ``WorkChain``, ``Process``, ``calcfunction`` and ``workfunction`` define them.
+Importing this module starts nothing, configures nothing and loads no database.
+"""
+
+from __future__ import annotations
+
+from .default import default_engine, run, run_get_node, submit
+from .engine import Engine
+from .errors import (
+    CorruptValue,
+    EngineStopped,
+    KeyConflict,
+    KilledError,
+    LeaseLost,
+    ProcessExcepted,
+    ProcessNotFound,
+    ProcessParked,
+    ReplayMismatch,
+    SpecError,
+    StepAborted,
+    StoreError,
+    StoreFull,
+    StoreReadOnly,
+    StoreTooNew,
+    StoreUnavailable,
+    TreadleError,
+    UnstorableValue,
+    UnsupportedStore,
+    ValidationError,
+)
+from .exit_code import ExitCode
+from .node import ProcessNode
+from .processes.functions import calcfunction, workfunction
+from .processes.process import Process
+from .processes.visit import on_kill
+from .processes.workchain import ToContext, WorkChain, append_, assign_
+from .runner import Runner
+from .spec import ProcessSpec
+from .spec.outline import if_, return_, while_
+from .states import ProcessState
+from .values import File, Folder, register_codec, register_exception
+
+__all__ = [
+    'CorruptValue',
+    'Engine',
+    'EngineStopped',
+    'ExitCode',
+    'File',
+    'Folder',
+    'KeyConflict',
+    'KilledError',
+    'LeaseLost',
+    'Process',
+    'ProcessExcepted',
+    'ProcessNode',
+    'ProcessNotFound',
+    'ProcessParked',
+    'ProcessSpec',
+    'ProcessState',
+    'ReplayMismatch',
+    'Runner',
+    'SpecError',
+    'StepAborted',
+    'StoreError',
+    'StoreFull',
+    'StoreReadOnly',
+    'StoreTooNew',
+    'StoreUnavailable',
+    'ToContext',
+    'TreadleError',
+    'UnstorableValue',
+    'UnsupportedStore',
+    'ValidationError',
+    'WorkChain',
+    'append_',
+    'assign_',
+    'calcfunction',
+    'default_engine',
+    'if_',
+    'on_kill',
+    'register_codec',
+    'register_exception',
+    'return_',
+    'run',
+    'run_get_node',
+    'submit',
+    'while_',
+    'workfunction',
+]

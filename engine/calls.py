@@ -1,0 +1,333 @@
+"""Starting processes and waiting for their ends: from plain code, and from inside steps.
+
+A call from inside a step is put on record before it has any effect, under the step's visit and the call's number. When
+the step is replayed after a crash, the recorded outcome is returned, or raised, instead of calling again. So is what a
+child did kept, also while the step that asked for it has to be run again.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import msgspec
+
+from ..threads import wait, wait_on_loop
+from .errors import (
+    KilledError,
+    LeaseLost,
+    ReplayMismatch,
+    StepAborted,
+)
+from .execution import EngineParts
+from .faults import FaultPoint
+from .launch import compose, merge_inputs
+from .node import ProcessNode
+from .pids import PidBlocks
+from .processes.functions import FunctionProcess, ProcessFunction, as_outputs, process_class_of
+from .processes.visit import Host, Visit, current_visit, entered
+from .exit_code import ExitCode
+from .states import TERMINAL_STATES, ProcessState
+from .store.records import Advance, Fence, Held, Lost, ProcessRecord, Unit, Verdict
+from .values import dump_exception, load_exception
+
+__all__ = ['Calls']
+
+_RUN_INSTEAD = 'await engine.run_async()'
+
+
+class Calls:
+    """What an engine does for callers, in their own threads."""
+
+    def __init__(self, *, parts: EngineParts, host: Host, pids: PidBlocks, engine_id: int) -> None:
+        self._parts = parts
+        self._host = host
+        self._pids = pids
+        self._engine_id = engine_id
+
+    # -- starting ------------------------------------------------------------------------------------------
+
+    def _compose(
+        self, target: Any, given: Mapping[str, Any], visit: Visit | None, number: int, *, blocking: bool
+    ) -> ProcessRecord:
+        if visit is None:
+            call, origin, nesting = None, self._engine_id, 0
+        else:
+            call, origin = (visit.pid, visit.number, number), visit.origin
+            nesting = visit.nesting + 1 if blocking else visit.nesting
+        return compose(
+            target,
+            given,
+            codec=self._parts.source.codec,
+            pid=self._pids.take(),
+            origin=origin,
+            nesting=nesting,
+            call=call,
+        )
+
+    def submit_child(
+        self, visit: Visit, target: Any, inputs: Mapping[str, Any] | None, kwargs: Mapping[str, Any]
+    ) -> ProcessNode:
+        """Make a child part of the visit's unit; one with a key must be looked up at once, so it commits early."""
+        given = merge_inputs(inputs, kwargs)
+        if 'key' in (given.get('metadata') or {}):
+            return self.start(target, given, blocking=False)[0]
+        visit.check()
+        record = self._compose(target, given, visit, visit.take_call_number(), blocking=False)
+        visit.children.append(record)
+        return ProcessNode(record.pid, self._parts.source, record)
+
+    def start(self, target: Any, given: Mapping[str, Any], *, blocking: bool) -> tuple[ProcessNode, Future[None]]:
+        """Commit a new process, or attach to the one that is there under the same key or call number.
+
+        :param blocking: whether the calling thread is about to wait for it.
+        :returns: its node, and the future of its end.
+        """
+        visit = self._visit()
+        number = -1 if visit is None else visit.take_call_number()
+        record = self._compose(target, given, visit, number, blocking=blocking)
+        recorded = self._recorded(visit, record)
+        if recorded is not None:
+            return self._attach(recorded)
+        ended = self._parts.terminations.expect(record.pid)
+        try:
+            verdict = self._commit(Unit(fence=None if visit is None else visit.fence, create=(record,)))
+            self._parts.faults.hit(FaultPoint.CALL_RECORDED if visit else FaultPoint.SUBMIT_POSTED)
+            held = self._held(visit, verdict)
+        except BaseException:
+            self._parts.terminations.forget(record.pid, ended)
+            raise
+        if held.attached is not None:
+            self._parts.terminations.forget(record.pid, ended)
+            return self._attach(held.attached)
+        return ProcessNode(record.pid, self._parts.source, record), ended
+
+    async def start_async(
+        self, target: Any, given: Mapping[str, Any]
+    ) -> tuple[ProcessNode, Future[None]]:
+        """:meth:`start`, for a caller on a loop: validated here and now, awaited until it is durable."""
+        visit = self._visit()
+        number = -1 if visit is None else visit.take_call_number()
+        record = self._compose(target, given, visit, number, blocking=False)
+        recorded = self._recorded(visit, record)
+        if recorded is not None:
+            return self._attach(recorded)
+        ended = self._parts.terminations.expect(record.pid)
+        try:
+            unit = Unit(fence=None if visit is None else visit.fence, create=(record,))
+            held = self._held(visit, await wait_on_loop(self._parts.store.commit(unit)))
+        except BaseException:
+            self._parts.terminations.forget(record.pid, ended)
+            raise
+        if held.attached is not None:
+            self._parts.terminations.forget(record.pid, ended)
+            return self._attach(held.attached)
+        return ProcessNode(record.pid, self._parts.source, record), ended
+
+    def _visit(self) -> Visit | None:
+        visit = current_visit()
+        if visit is None or visit.host is not self._host:
+            return None
+        visit.check()
+        return visit
+
+    def _commit(self, unit: Unit) -> Verdict:
+        return wait(self._parts.store.commit(unit), what='run()', instead=_RUN_INSTEAD)
+
+    def _held(self, visit: Visit | None, verdict: Verdict) -> Held:
+        if isinstance(verdict, Held):
+            return verdict
+        if visit is None:
+            raise RuntimeError('a unit without a fence was refused')
+        raise _lost(visit.pid, verdict)
+
+    def _recorded(self, visit: Visit | None, record: ProcessRecord) -> ProcessRecord | None:
+        """What an earlier execution of this step recorded for the same call."""
+        if visit is None or not visit.replayed or record.call_number is None:
+            return None
+        recorded = self._parts.source.reader.call(visit.pid, visit.number, record.call_number)
+        if recorded is None or recorded.fingerprint == record.fingerprint:
+            return recorded
+        raise ReplayMismatch(
+            f'process {visit.pid} is replayed, and call number {record.call_number} of its step does not match the '
+            f'one on record: it was {recorded.class_name} with inputs {recorded.inputs}, and is now '
+            f'{record.class_name} with inputs {record.inputs}. A step must make the same calls in the same order; '
+            f'restore the code it began with'
+        )
+
+    def _attach(self, record: ProcessRecord) -> tuple[ProcessNode, Future[None]]:
+        node = ProcessNode(record.pid, self._parts.source, record)
+        return node, self.end_of(node)
+
+    # -- waiting -------------------------------------------------------------------------------------------
+
+    def end_of(self, node: ProcessNode) -> Future[None]:
+        """A future of the node's end; done already when it has ended."""
+        ended = self._parts.terminations.expect(node.pid)
+        if node.is_terminated:
+            self._parts.terminations.ended([node.pid])
+        return ended
+
+    def wait_for(self, node: ProcessNode, ended: Future[None], timeout: float | None, what: str, instead: str) -> None:
+        """Block until the process has ended; a step gives its permit back meanwhile.
+
+        :raises TimeoutError: it has not ended in time.
+        """
+        visit = self._visit()
+        try:
+            if visit is None:
+                wait(ended, timeout, what=what, instead=instead)
+            else:
+                with visit.blocking_on(ended), self._parts.steps.blocked():
+                    wait(ended, timeout, what=what, instead=instead)
+        finally:
+            if ended.done():
+                self._parts.faults.hit(FaultPoint.CALL_RETURNED)
+
+    def outcome(self, node: ProcessNode) -> dict[str, Any]:
+        """The outputs of an ended process, or what it raised.
+
+        :raises KilledError: it was killed.
+        :raises Exception: what the process raised; the same object in the OS process where it was raised.
+        """
+        record = node._row()
+        if record.state == ProcessState.EXCEPTED:
+            raised = self._parts.terminations.exception(node.pid)
+            raise raised if raised is not None else load_exception(record.exception or '{}')
+        if record.state == ProcessState.KILLED:
+            raise KilledError(f'process {node.pid} ({record.process_label}) was killed: {record.exit_message}')
+        return {} if record.outputs is None else dict(self._parts.source.codec.decode(record.outputs))
+
+    # -- process functions -----------------------------------------------------------------------------------
+
+    def call_function(
+        self, function: ProcessFunction[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, ProcessNode]:
+        """Run a process function in the calling thread; only its records are posted.
+
+        :returns: what the function returned (on a replay or an attached key: what it had returned), and its node.
+        """
+        given = function.bind(tuple(args), kwargs)
+        visit = self._visit()
+        number = -1 if visit is None else visit.take_call_number()
+        composed = self._compose(function, given, visit, number, blocking=True)
+        recorded = self._recorded(visit, composed)
+        if recorded is None:
+            record = msgspec.structs.replace(
+                composed,
+                driven=0 if visit is None else 1,
+                state=ProcessState.RUNNING,
+                owner=self._engine_id,
+                epoch=1,
+            )
+            unit = Unit(fence=None if visit is None else visit.fence, create=(record,))
+            held = self._held(visit, self._commit(unit))
+            self._parts.faults.hit(FaultPoint.CALL_RECORDED)
+            if held.attached is None:
+                return self._drive(function, record)
+            recorded = held.attached
+        elif recorded.state not in TERMINAL_STATES:
+            claimed = self._parts.store.call(
+                lambda transaction: transaction.claim_driven(recorded.pid)
+            ).result()
+            if claimed is not None:
+                return self._drive(function, claimed)
+        node, ended = self._attach(recorded)
+        try:
+            self.wait_for(node, ended, None, f'{function.__name__}()', 'await asyncio.to_thread(...)')
+            return _returned(self.outcome(node)), node
+        finally:
+            self._parts.terminations.forget(node.pid, ended)
+
+    def _drive(self, function: ProcessFunction[..., Any], record: ProcessRecord) -> tuple[Any, ProcessNode]:
+        """Run a claimed function here, as a visit of its own inside the caller's."""
+        codec, pid = self._parts.source.codec, record.pid
+        node = ProcessNode(pid, self._parts.source, record)
+        process_class = process_class_of(function)
+        process = process_class(node=node, inputs=codec.decode(record.inputs), outputs={})
+        if not isinstance(process, FunctionProcess):
+            raise TypeError(f'{function!r} is no process function')
+        visit = Visit(
+            host=self._host,
+            fence=Fence(pid, record.epoch, record.version),
+            number=record.visit,
+            origin=record.origin,
+            nesting=record.nesting,
+            replayed=record.epoch > 1,
+        )
+        process._visit = visit
+        if not self._parts.dispatcher.begin_visit(visit):
+            raise StepAborted(f'process {pid} was killed before it began')
+        try:
+            return self._drive_visit(process, visit), node
+        finally:
+            self._parts.dispatcher.left(pid)
+
+    def _drive_visit(self, process: FunctionProcess, visit: Visit) -> Any:
+        try:
+            with entered(visit):
+                returned = contextvars.copy_context().run(process.call)
+                exit_code = returned if isinstance(returned, ExitCode) else ExitCode()
+                if not isinstance(returned, ExitCode):
+                    process.out_many(as_outputs(returned))
+            self._parts.faults.hit(FaultPoint.FUNCTION_RETURNED)
+            outputs = self._parts.source.codec.encode(process._outputs, 'outputs')
+        except StepAborted:
+            raise
+        except KeyboardInterrupt:
+            self.kill([visit.pid], 'interrupted (Ctrl-C)').result()
+            raise
+        except BaseException as error:
+            self._end(visit, Advance(ProcessState.EXCEPTED, visit.number + 1, exception=dump_exception(error)))
+            raise
+        self._end(
+            visit,
+            Advance(
+                ProcessState.FINISHED,
+                visit.number + 1,
+                outputs=outputs,
+                exit_status=exit_code.status,
+                exit_message=exit_code.message,
+            ),
+        )
+        return {} if isinstance(returned, ExitCode) else returned
+
+    def _end(self, visit: Visit, advance: Advance) -> None:
+        unit = Unit(
+            fence=visit.fence,
+            advance=advance,
+            create=tuple(visit.children) if advance.state == ProcessState.FINISHED else (),
+            log=tuple(visit.log),
+            kept_calls=frozenset(visit.asked) if visit.replayed else None,
+        )
+        verdict = self._commit(unit)
+        if isinstance(verdict, Lost):
+            raise _lost(visit.pid, verdict)
+        self._parts.faults.hit(FaultPoint.ENDED)
+
+    # -- intents -----------------------------------------------------------------------------------------------
+
+    def kill(self, pids: Sequence[int], message: str) -> Future[list[int]]:
+        """Kill processes with all their descendants; the future resolves when it is durable."""
+        return self._parts.store.call(lambda transaction: transaction.kill(pids, message))
+
+
+def _returned(outputs: dict[str, Any]) -> Any:
+    """What a function had returned, from its recorded outputs."""
+    if not outputs:
+        return None
+    return outputs['result'] if set(outputs) == {'result'} else outputs
+
+
+def _lost(pid: int, verdict: Lost) -> StepAborted:
+    if verdict.state == ProcessState.KILLED:
+        return StepAborted(f'process {pid} was killed: {verdict.message}')
+    return LeaseLost(f'process {pid} is no longer this engine\'s (it is {verdict.state}); its step counts for nothing')
+
+
+def remaining(deadline: float | None) -> float | None:
+    """The seconds left until ``deadline`` on the monotonic clock, at least 0; ``None`` for no deadline."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())

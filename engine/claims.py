@@ -1,0 +1,140 @@
+"""Looking for what is to be run: *runnable* is a query, so nothing that was missed stays missed.
+
+The search runs beside the steps, on a thread where user code may run, because to know whether this engine can run a
+process it may have to import the process's class.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from ..threads import LoopClosed
+from .errors import EngineStopped, StoreError
+from .processes.identity import ClassMissing, find, is_known
+from .states import TERMINAL_STATES
+from .store.records import ProcessRecord
+
+if TYPE_CHECKING:
+    from .execution import EngineParts
+    from .membership import Membership
+
+__all__ = ['Claims']
+
+LOGGER = logging.getLogger(__name__)
+
+#: Runnable rows looked at in one query.
+PAGE = 500
+#: Seconds after which an engine looks for work though nothing hinted at any.
+SWEEP = 5.0
+
+
+class Claims:
+    """Which processes this engine may run, and the search for them.
+
+    :param claims_all: whether it runs other scripts' processes too.
+    """
+
+    def __init__(self, *, parts: EngineParts, claims_all: bool) -> None:
+        self._parts = parts
+        self._claims_all = claims_all
+        self._engine_id = 0
+        self._script: str | None = None
+        self._origins: frozenset[int] = frozenset()
+        self._parked: dict[int, str] = {}
+        self._lock = threading.Lock()
+        self._looking = False
+        self._again = False
+        self._sweep_due = 0.0
+
+    def begin(self, membership: Membership) -> None:
+        """The engine has its id."""
+        self._engine_id = membership.engine_id
+        self._script = membership.script
+        self._origins = frozenset({self._engine_id})
+
+    def admits(self, record: ProcessRecord) -> bool:
+        """Whether this engine may run the process, as far as can be said without importing anything."""
+        return (
+            (self._claims_all or record.origin in self._origins)
+            and record.pid not in self._parked
+            and is_known(record.class_name, record.class_hash)
+        )
+
+    def park(self, pid: int, reason: str) -> None:
+        """Do not claim this process again."""
+        self._parked[pid] = reason
+
+    @property
+    def parked(self) -> dict[int, str]:
+        """The processes that this engine leaves alone, and why."""
+        return dict(self._parked)
+
+    def look(self) -> None:
+        """Search soon; from any thread. Calls during a search lead to one more."""
+        with self._lock:
+            if self._looking:
+                self._again = True
+                return
+            self._looking = True
+        try:
+            self._parts.steps.post_beside(self._search)
+        except LoopClosed:
+            with self._lock:
+                self._looking = False
+
+    def look_if_due(self) -> None:
+        """Search if none was made for a while."""
+        now = time.monotonic()
+        if now >= self._sweep_due:
+            self._sweep_due = now + SWEEP
+            self.look()
+
+    def _search(self) -> None:
+        while True:
+            try:
+                self._tell_of_ends()
+                self._claim_what_fits()
+            except EngineStopped:
+                LOGGER.debug('the engine stops; the search is over')
+            except StoreError as error:
+                LOGGER.warning('looking for work failed, it is tried again later: %s', error)
+            with self._lock:
+                if not self._again:
+                    self._looking = False
+                    return
+                self._again = False
+
+    def _tell_of_ends(self) -> None:
+        """Ends that another engine has committed, told to whoever waits here."""
+        awaited = self._parts.terminations.awaited()
+        if awaited:
+            states = self._parts.source.reader.states(awaited)
+            self._parts.terminations.ended(pid for pid, state in states.items() if state in TERMINAL_STATES)
+
+    def _claim_what_fits(self) -> None:
+        reader, dispatcher = self._parts.source.reader, self._parts.dispatcher
+        if self._script is not None:
+            self._origins |= reader.ended_engines_of(self._script)
+        passed_over = 0
+        dispatcher.turned_away = False
+        while dispatcher.room > 0:
+            page = reader.runnable(PAGE, passed_over)
+            wanted = [pid for pid, name, digest, origin in page if self._may_run(pid, name, digest, origin)]
+            if wanted:
+                self._parts.store.call(lambda transaction, pids=tuple(wanted): transaction.claim(pids)).result()
+            if len(page) < PAGE:
+                return
+            passed_over += len(page) - len(wanted)
+
+    def _may_run(self, pid: int, class_name: str, class_hash: str | None, origin: int) -> bool:
+        if not (self._claims_all or origin in self._origins) or pid in self._parked:
+            return False
+        try:
+            find(class_name, class_hash)
+        except ClassMissing as error:
+            LOGGER.info('process %d waits for its class: %s', pid, error)
+            return False
+        return True

@@ -1,0 +1,100 @@
+"""The default engine: started on first use, stopped at interpreter exit; what module-level calls use."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from ..threads import StopTimeout, run_in_child
+from .engine import Engine
+from .node import ProcessNode
+from .processes.functions import set_default_host
+from .processes.visit import clear_current, current_visit
+
+__all__ = ['default_engine', 'run', 'run_get_node', 'submit']
+
+LOGGER = logging.getLogger(__name__)
+
+#: Seconds that the interpreter's exit waits for steps to come to their checkpoint.
+EXIT_PATIENCE = 10.0
+
+_lock = threading.Lock()
+_engine: Engine | None = None
+
+
+def default_engine() -> Engine:
+    """The engine of this OS process that nobody made explicitly; started on first use.
+
+    Its store is ``TREADLE_STORE``, else a file in the user's data directory.
+    """
+    global _engine
+    with _lock:
+        if _engine is None or not _engine.is_running:
+            _engine = Engine(name='default').start()
+        return _engine
+
+
+def current_engine() -> Engine:
+    """The engine that runs the present step, else the default engine."""
+    visit = current_visit()
+    if visit is not None and isinstance(visit.host, Engine):
+        return visit.host
+    return default_engine()
+
+
+def run(process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any) -> dict[str, Any]:
+    """Run a process to its end and return its outputs; see :meth:`Engine.run`.
+
+    Uses the engine that runs the present step, else the default engine.
+    """
+    return current_engine().run(process, inputs, **kwargs)
+
+
+def run_get_node(
+    process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any
+) -> tuple[dict[str, Any], ProcessNode]:
+    """Like :func:`run`, and return the process's node too; see :meth:`Engine.run_get_node`."""
+    return current_engine().run_get_node(process, inputs, **kwargs)
+
+
+def submit(process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any) -> ProcessNode:
+    """Start a process in the background, durable on return; see :meth:`Engine.submit`."""
+    return current_engine().submit(process, inputs, **kwargs)
+
+
+def _stop_at_exit() -> None:
+    engine = _engine
+    if engine is None or not engine.is_running:
+        return
+    unfinished = engine.unfinished()
+    try:
+        engine.stop(EXIT_PATIENCE)
+    except StopTimeout as error:
+        sys.stderr.write(f'treadle: {error}\n')
+    if unfinished:
+        sys.stderr.write(
+            f'treadle: {len(unfinished)} submitted process(es) have not ended: {_enumerate(unfinished)}. They are safe '
+            f'in {engine.location.url} and go on when this script runs again; `treadle ps` shows them.\n'
+        )
+
+
+def _enumerate(pids: list[int]) -> str:
+    shown = ', '.join(map(str, pids[:10]))
+    return shown if len(pids) <= 10 else f'{shown}, ...'
+
+
+def _after_fork() -> None:
+    """A forked child has none of the engine's threads: forget it, and start anew on first use."""
+    global _engine, _lock
+    _lock = threading.Lock()
+    _engine = None
+    clear_current()
+
+
+set_default_host(current_engine)
+atexit.register(_stop_at_exit)
+run_in_child(_after_fork)

@@ -1,0 +1,124 @@
+"""Which processes this engine holds, how many more it may take, and which worker gets them.
+
+A waiting process is not held: it is a row. What is held is bounded, so ten thousand submitted processes are rows
+too until there is room; the bound counts no process whose step is blocked in one of Treadle's own calls, since that
+step can only go on when others do.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+
+from .processes.visit import Visit
+from .store.records import ProcessRecord
+
+__all__ = ['Dispatcher']
+
+
+class Dispatcher:
+    """Counts what is held and deals out claims.
+
+    :param capacity: how many processes may be held at once.
+    :param blocked: how many held ones are blocked in a call at the moment.
+    :param admits: whether this engine may run a record at all.
+    """
+
+    def __init__(
+        self,
+        *,
+        capacity: int,
+        blocked: Callable[[], int],
+        admits: Callable[[ProcessRecord], bool],
+    ) -> None:
+        self._capacity = capacity
+        self._blocked = blocked
+        self._may_run = admits
+        self._lock = threading.Lock()
+        self._held: dict[int, Visit | None] = {}
+        self._killed: set[int] = set()
+        self._workers: Sequence[Callable[[Sequence[ProcessRecord]], None]] = ()
+        self._next = 0
+        self._open = False
+        self.turned_away = False
+
+    def open(self, workers: Sequence[Callable[[Sequence[ProcessRecord]], None]]) -> None:
+        """Begin to admit; claims are handed to ``workers``, each a function that posts a batch."""
+        self._workers = workers
+        self._open = True
+
+    def close(self) -> None:
+        """Admit nothing more."""
+        self._open = False
+
+    @property
+    def held(self) -> int:
+        """How many processes the workers hold."""
+        return len(self._held)
+
+    @property
+    def room(self) -> int:
+        """How many more may be claimed."""
+        return self._capacity + self._blocked() - len(self._held) if self._open else 0
+
+    @property
+    def is_half_empty(self) -> bool:
+        """Whether it is worth while to look for more."""
+        return len(self._held) * 2 <= self._capacity
+
+    def admits(self, record: ProcessRecord, taken: int) -> bool:
+        """Whether one more may be claimed, beside ``taken`` in the same transaction; on the store thread.
+
+        What a blocked thread waits for is always admitted.
+        """
+        if not self._open or not self._may_run(record):
+            return False
+        if record.nesting == 0 and taken >= self.room:
+            self.turned_away = True
+            return False
+        return True
+
+    def dispatch(self, claims: Sequence[ProcessRecord]) -> None:
+        """Hand committed claims to the workers in turn; on the store thread."""
+        with self._lock:
+            self._held.update(dict.fromkeys(record.pid for record in claims))
+        count = len(self._workers)
+        shares: list[list[ProcessRecord]] = [[] for _ in range(count)]
+        for record in claims:
+            shares[self._next].append(record)
+            self._next = (self._next + 1) % count
+        for worker, share in zip(self._workers, shares, strict=True):
+            if share:
+                worker(share)
+
+    def left(self, pid: int) -> None:
+        """A worker no longer holds a process."""
+        with self._lock:
+            self._held.pop(pid, None)
+            self._killed.discard(pid)
+
+    # -- what goes on inside ---------------------------------------------------------------------------
+
+    def begin_visit(self, visit: Visit) -> bool:
+        """A step is about to start; ``False`` when its process was killed meanwhile, so that it must not."""
+        with self._lock:
+            self._held[visit.pid] = visit
+            return visit.pid not in self._killed
+
+    def end_visit(self, visit: Visit) -> None:
+        """The step is over; its process is still held."""
+        with self._lock:
+            if self._held.get(visit.pid) is visit:
+                self._held[visit.pid] = None
+
+    def visits(self) -> list[Visit]:
+        """The steps that go on now."""
+        with self._lock:
+            return [visit for visit in self._held.values() if visit is not None]
+
+    def kill(self, pids: Iterable[int]) -> list[Visit]:
+        """These processes were killed; returns the steps of theirs that go on and must be told."""
+        with self._lock:
+            held = [pid for pid in pids if pid in self._held]
+            self._killed.update(held)
+            return [visit for pid in held if (visit := self._held[pid]) is not None]

@@ -1,0 +1,86 @@
+"""The errors of Treadle's engine: one small tree, every message says what to do next."""
+
+from __future__ import annotations
+
+
+class TreadleError(Exception):
+    """Base of every error that the engine raises on purpose."""
+
+
+class ValidationError(TreadleError, ValueError):
+    """Inputs or outputs do not fit the spec; the message lists every problem with its port's path."""
+
+
+class SpecError(TreadleError, TypeError):
+    """A ``define()`` or an outline contradicts itself or names what is not there."""
+
+
+class UnstorableValue(TreadleError, TypeError):
+    """A value cannot be written as data; the message begins with the value's path."""
+
+
+class CorruptValue(TreadleError, ValueError):
+    """Stored data does not decode to a value."""
+
+
+class StoreError(TreadleError):
+    """Base of what can be wrong with a store."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be opened or reached."""
+
+
+class StoreTooNew(StoreError):
+    """The store was written by a newer Treadle than this one."""
+
+
+class StoreReadOnly(StoreError):
+    """The store, or the disk below it, does not let us write."""
+
+
+class StoreFull(StoreError):
+    """The disk below the store has no room left."""
+
+
+class UnsupportedStore(StoreError):
+    """The store's URL or file system cannot carry a store."""
+
+
+class KeyConflict(TreadleError):
+    """A ``key`` is in use by a process of another class or with other inputs."""
+
+
+class ProcessNotFound(TreadleError, LookupError):
+    """The store holds no process with that pid."""
+
+
+class ProcessExcepted(TreadleError):
+    """A process ended with an exception that cannot be rebuilt here; the message names its type."""
+
+
+class KilledError(TreadleError):
+    """The process was killed."""
+
+
+class EngineStopped(TreadleError):
+    """The engine stopped before the process ended; the process stays runnable in the store."""
+
+
+class StepAborted(BaseException):
+    """Unwinds a step whose result can no longer count.
+
+    It derives from :class:`BaseException` so that a step's own ``except Exception`` lets it through.
+    """
+
+
+class LeaseLost(StepAborted):
+    """The engine may no longer act for the process; another engine may have taken it over."""
+
+
+class ReplayMismatch(StepAborted):
+    """A replayed step made another call than the one that is on record; the process is parked."""
+
+
+class ProcessParked(TreadleError):
+    """This engine cannot go on with the process and leaves it as it is; the message says why."""

@@ -1,0 +1,371 @@
+"""One claimed process on its way through a worker: step, commit, step, commit, until it leaves.
+
+The pure machine says what comes next; this carries it out. A step runs on a step thread, which also encodes the
+result and posts it to the store, so the worker's loop is crossed once per step, when the commit is done. The fields
+are handed from thread to thread and never shared: whoever holds the process at a moment is the only one to touch them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import random
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..threads import Bridge, Forked, LoopClosed, StepThreads
+from .errors import EngineStopped, ReplayMismatch, StepAborted, TreadleError
+from .faults import FaultPoint, Faults
+from .node import ProcessNode, Source
+from .processes.functions import process_class_of
+from .processes.identity import find
+from .processes.machine import (
+    Claimed,
+    Command,
+    Committed,
+    Ending,
+    Event,
+    Life,
+    Refused,
+    StepEnded,
+    StepParked,
+    StopRequested,
+    StoreFailed,
+    handle,
+)
+from .processes.machine import StepAborted as StepWasAborted
+from .processes.process import Process, StepResult
+from .processes.visit import Host, Visit, entered
+from .processes.workchain import OutlineChanged
+from .states import ProcessState
+from .store.records import Advance, Fence, Held, ProcessRecord, Unit
+from .store.store_thread import Failure, StoreThread
+from .values import dump_exception
+
+if TYPE_CHECKING:
+    from .dispatcher import Dispatcher
+    from .terminations import Terminations
+
+LOGGER = logging.getLogger(__name__)
+
+#: Seconds before a unit that the store could not write is tried again: first, and at most.
+RETRY_FIRST, RETRY_MOST = 0.1, 10.0
+
+
+class EngineParts(Protocol):
+    """What an execution needs of the engine around it."""
+
+    store: StoreThread
+    steps: StepThreads
+    dispatcher: Dispatcher
+    terminations: Terminations
+    source: Source
+    faults: Faults
+
+    def park(self, pid: int, reason: str) -> None:
+        """Do not claim this process again; tell whoever waits for it."""
+
+    def has_room(self) -> None:
+        """A process has left; see whether others can be claimed."""
+
+
+class Execution:
+    """One claimed process.
+
+    :param record: its row as it was claimed.
+    :param host: the engine as the process's steps see it.
+    :param is_stopping: whether the worker wants to stop.
+    """
+
+    def __init__(
+        self, record: ProcessRecord, *, parts: EngineParts, host: Host, bridge: Bridge, is_stopping: asyncio.Event
+    ) -> None:
+        self._record = record
+        self._parts = parts
+        self._host = host
+        self._bridge = bridge
+        self._is_stopping = is_stopping
+        self._life = Life(ProcessState(record.state))
+        self._process: Process | None = None
+        self._visit: Visit | None = None
+        self._visits = record.visit
+        self._version = record.version
+        self._unit: Unit | None = None
+        self._next_event: asyncio.Future[Event] | None = None
+        self._parked_because = ''
+        self._retries = 0
+        # Only the first step after a claim can be one that was begun before.
+        self._may_be_replay = record.epoch > 1
+
+    # -- on the worker's loop ----------------------------------------------------------------------------
+
+    async def drive(self) -> None:
+        """Run the process until it ends, waits, is taken away or the worker stops."""
+        event: Event | None = Claimed()
+        while event is not None:
+            if self._is_stopping.is_set() and not self._life.stopping:
+                self._life, _ = handle(self._life, StopRequested())
+            self._life, commands = handle(self._life, event)
+            event = None
+            for command in commands:
+                event = await self._carry_out(command)
+
+    async def _carry_out(self, command: Command) -> Event | None:
+        match command:
+            case Command.TAKE_STEP:
+                return await self._take_step()
+            case Command.COMMIT_AGAIN:
+                return await self._commit_again()
+            case Command.RELEASE:
+                self._release()
+            case Command.PARK:
+                self._release()
+                self._parts.park(self._record.pid, self._parked_because)
+            case Command.LEAVE:
+                self._parts.dispatcher.left(self._record.pid)
+                self._parts.has_room()
+            case Command.DISCARD:
+                self._unit = None
+            case Command.COMMIT:
+                raise RuntimeError('a unit is committed where its step ends')
+        return None
+
+    async def _take_step(self) -> Event:
+        self._next_event = self._bridge.loop.create_future()
+        if self._process is not None and self._process._starts_async():
+            if self._begin():
+                await self._run_async(self._process, None)
+        else:
+            try:
+                self._parts.steps.post(self._step_on_thread, nesting=self._record.nesting)
+            except LoopClosed:
+                return StepWasAborted()
+        return await self._next_event
+
+    async def _commit_again(self) -> Event:
+        unit = self._unit
+        if unit is None:
+            raise RuntimeError('there is no unit to commit again')
+        self._next_event = self._bridge.loop.create_future()
+        pause = min(RETRY_MOST, RETRY_FIRST * 2**self._retries) * random.uniform(0.5, 1.0)
+        self._retries += 1
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._is_stopping.wait(), pause)
+        self._post(unit)
+        return await self._next_event
+
+    def _release(self) -> None:
+        fence = Fence(self._record.pid, self._record.epoch, self._version)
+        with contextlib.suppress(EngineStopped):  # the engine's own end releases all that it owns
+            self._parts.store.call(lambda transaction: transaction.release(fence))
+
+    # -- on a step thread --------------------------------------------------------------------------------
+
+    def _step_on_thread(self) -> None:
+        # A context of its own: what one process's code puts into context variables is not seen by another's.
+        contextvars.Context().run(self._step)
+
+    def _step(self) -> None:
+        if not self._begin():
+            return
+        process, visit = self._process, self._visit
+        if process is None or visit is None:
+            raise RuntimeError('a step has begun without a process')
+        try:
+            with entered(visit):
+                returned = process._begin_step()
+        except BaseException as error:
+            self._failed(error)
+            return
+        if isinstance(returned, StepResult):
+            self._ended(returned)
+        else:
+            self._answer_later(self._run_async(process, returned))
+
+    def _begin(self) -> bool:
+        """Load the process if need be and open a visit; ``False`` when there is nothing to run."""
+        if self._is_stopping.is_set():
+            self._answer(StepWasAborted())
+            return False
+        try:
+            if self._process is None:
+                self._process = self._load()
+        except Exception as error:
+            self._cannot_load(error)
+            return False
+        replayed, self._may_be_replay = self._may_be_replay, False
+        visit = Visit(
+            host=self._host,
+            fence=Fence(self._record.pid, self._record.epoch, self._version),
+            number=self._visits,
+            origin=self._record.origin,
+            nesting=self._record.nesting,
+            replayed=replayed,
+        )
+        self._visit = self._process._visit = visit
+        if not self._parts.dispatcher.begin_visit(visit):
+            self._parts.dispatcher.end_visit(visit)
+            self._answer(StepWasAborted())
+            return False
+        self._parts.faults.hit(FaultPoint.STEP_STARTED)
+        return True
+
+    def _load(self) -> Process:
+        record = self._record
+        process_class = process_class_of(find(record.class_name, record.class_hash))
+        codec = self._parts.source.codec
+        process = process_class(
+            node=ProcessNode(record.pid, self._parts.source, record),
+            inputs=codec.decode(record.inputs),
+            outputs={} if record.outputs is None else codec.decode(record.outputs),
+        )
+        if record.checkpoint is not None:
+            process._restore(codec.decode(record.checkpoint))
+        return process
+
+    def _cannot_load(self, error: Exception) -> None:
+        if isinstance(error, (TreadleError, OutlineChanged, TypeError)):
+            self._park(f'{type(error).__name__}: {error}')
+            return
+        LOGGER.exception('process %d cannot be loaded', self._record.pid, exc_info=error)
+        self._park(f'loading it raised {type(error).__name__}: {error}')
+
+    def _park(self, reason: str) -> None:
+        self._parked_because = reason
+        self._answer(StepParked())
+
+    async def _run_async(self, process: Process, started: Awaitable[Any] | None) -> None:
+        """Await a step written as a coroutine function, on the loop; it ends like any other."""
+        visit = self._visit
+        if visit is None:
+            raise RuntimeError('a step has begun without a visit')
+        try:
+            with entered(visit):
+                if started is None:
+                    returned = process._begin_step()
+                    result = returned if isinstance(returned, StepResult) else process._end_step(await returned)
+                else:
+                    result = process._end_step(await started)
+        except BaseException as error:
+            self._failed(error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            return
+        self._ended(result)
+
+    # -- the end of a step, wherever it ran ----------------------------------------------------------------
+
+    def _ended(self, result: StepResult) -> None:
+        self._parts.faults.hit(FaultPoint.STEP_RETURNED)
+        try:
+            unit = self._unit_of(result)
+        except Exception as error:  # a value in ctx or outputs that cannot be stored
+            self._failed(error)
+            return
+        self._commit(result.ending, unit)
+
+    def _failed(self, error: BaseException) -> None:
+        if isinstance(error, ReplayMismatch):
+            self._end_visit()
+            self._park(str(error))
+            return
+        if isinstance(error, (StepAborted, asyncio.CancelledError)):
+            self._end_visit()
+            self._answer(StepWasAborted())
+            return
+        pid = self._record.pid
+        visit = self._visit
+        # A step that raises leaves no children behind, but what it has logged is kept.
+        unit = Unit(
+            fence=Fence(pid, self._record.epoch, self._version),
+            advance=Advance(
+                state=ProcessState.EXCEPTED, visit=self._visits + 1, exception=dump_exception(error)
+            ),
+            log=tuple(visit.log) if visit is not None else (),
+            kept_calls=frozenset(visit.asked) if visit is not None and visit.replayed else None,
+        )
+        self._parts.terminations.keep_exception(pid, error)
+        self._commit(Ending.RAISE, unit)
+
+    def _unit_of(self, result: StepResult) -> Unit:
+        process, visit, codec = self._process, self._visit, self._parts.source.codec
+        if process is None or visit is None:
+            raise RuntimeError('a step has ended without a process')
+        ended = result.ending is Ending.FINISH
+        saved = None if ended else process._save()
+        outputs = None
+        if process._outputs_changed:
+            outputs = codec.encode(process._outputs, 'outputs')
+            process._outputs_changed = False
+        advance = Advance(
+            state=result.ending.value,
+            visit=self._visits + 1,
+            step=result.next_step,
+            checkpoint=None if saved is None else codec.encode(saved, 'self'),
+            outputs=outputs,
+            exit_status=result.exit_code.status if ended else None,
+            exit_message=result.exit_code.message if ended else None,
+            awaiting=result.awaiting,
+        )
+        return Unit(
+            fence=visit.fence,
+            advance=advance,
+            create=tuple(visit.children),
+            log=tuple(visit.log),
+            kept_calls=frozenset(visit.asked) if visit.replayed else None,
+        )
+
+    def _commit(self, ending: Ending, unit: Unit) -> None:
+        self._end_visit()
+        self._life, _ = handle(self._life, StepEnded(ending))
+        self._unit = unit
+        self._post(unit)
+        self._parts.faults.hit(FaultPoint.STEP_POSTED)
+
+    def _end_visit(self) -> None:
+        if self._visit is not None:
+            self._parts.dispatcher.end_visit(self._visit)
+
+    def _post(self, unit: Unit) -> None:
+        try:
+            self._parts.store.post(unit, self._written)
+        except EngineStopped as error:
+            self._written(Failure(error))
+
+    # -- on the store thread -------------------------------------------------------------------------------
+
+    def _written(self, verdict: Any) -> None:
+        if isinstance(verdict, Held):
+            self._version = verdict.version
+            self._visits += 1
+            self._unit = None
+            self._retries = 0
+            self._answer(Committed(satisfied=verdict.satisfied))
+        elif isinstance(verdict, Failure):
+            if not isinstance(verdict.error, EngineStopped):
+                LOGGER.error('process %d: its step could not be written: %s', self._record.pid, verdict.error)
+            self._answer(StoreFailed())
+        else:
+            self._answer(Refused())
+
+    # -- across to the loop ----------------------------------------------------------------------------------
+
+    def _answer(self, event: Event) -> None:
+        with contextlib.suppress(LoopClosed, Forked):  # the loop is gone, and with it whoever waits
+            self._bridge.post(self._resolve, event)
+
+    def _resolve(self, event: Event) -> None:
+        if self._next_event is not None and not self._next_event.done():
+            self._next_event.set_result(event)
+
+    def _answer_later(self, coroutine: Any) -> None:
+        try:
+            self._bridge.submit(_awaiting, coroutine)
+        except (LoopClosed, Forked):
+            coroutine.close()
+
+
+async def _awaiting(coroutine: Awaitable[None]) -> None:
+    await coroutine

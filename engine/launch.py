@@ -1,0 +1,111 @@
+"""From a process class and inputs to the record that is stored: everything that can be wrong is found here.
+
+It runs in the thread that submits, so a mistake is raised at the call that made it and nothing is half-written.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import ValidationError
+from .processes.functions import process_class_of
+from .processes.identity import identify
+from .states import ProcessState
+from .store.records import ProcessRecord
+from .values import Codec
+
+__all__ = ['compose', 'merge_inputs']
+
+_METADATA = ('label', 'description', 'key', 'call_link_label')
+
+
+def merge_inputs(inputs: Mapping[str, Any] | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs given as a mapping and as keyword arguments, together."""
+    if inputs is None:
+        return dict(kwargs)
+    if not isinstance(inputs, Mapping):
+        raise TypeError(f'inputs are given as a mapping or as keyword arguments, not as {inputs!r}')
+    twice = sorted(inputs.keys() & kwargs.keys())
+    if twice:
+        raise TypeError(f'the input {twice[0]!r} is given twice, in the mapping and as a keyword argument')
+    return {**inputs, **kwargs}
+
+
+def compose(
+    target: Any,
+    given: Mapping[str, Any],
+    *,
+    codec: Codec,
+    pid: int,
+    origin: int,
+    nesting: int = 0,
+    call: tuple[int, int, int] | None = None,
+) -> ProcessRecord:
+    """The record of a new process.
+
+    :param target: a process class or process function.
+    :param given: inputs, ``metadata`` among them.
+    :param call: parent, visit and call number, for a process that another one calls.
+    :raises TypeError: ``target`` is no process.
+    :raises ValidationError: the inputs do not fit the spec.
+    :raises UnstorableValue: an input cannot be written as data.
+    """
+    process_class = process_class_of(target)
+    values = dict(given)
+    metadata = _check_metadata(process_class.__name__, values.pop('metadata', None))
+    inputs = process_class.spec().complete_inputs(values)
+    class_name, class_hash = identify(target)
+    key = metadata.get('key')
+    now = time.time()
+    parent, visit, number = call if call is not None else (None, None, None)
+    return ProcessRecord(
+        pid=pid,
+        uuid=str(uuid.uuid4()),
+        parent=parent,
+        call_visit=visit,
+        call_number=number,
+        nesting=nesting,
+        driven=0,
+        class_name=class_name,
+        class_hash=class_hash,
+        process_label=process_class.__name__,
+        label=metadata.get('label', ''),
+        description=metadata.get('description', ''),
+        key=key,
+        fingerprint=None if key is None and call is None else codec.fingerprint([class_name, inputs]),
+        state=ProcessState.CREATED,
+        paused=0,
+        visit=0,
+        step=None,
+        exit_status=None,
+        exit_message=None,
+        exception=None,
+        inputs=codec.encode(inputs, 'inputs'),
+        checkpoint=None,
+        outputs=None,
+        origin=origin,
+        owner=None,
+        epoch=0,
+        version=0,
+        wake_at=None,
+        created_at=now,
+        changed_at=now,
+    )
+
+
+def _check_metadata(label: str, metadata: Any) -> Mapping[str, str]:
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, Mapping):
+        raise ValidationError(f'{label}: metadata is a mapping such as {{"label": "..."}}, not {metadata!r}')
+    for name, value in metadata.items():
+        if name not in _METADATA:
+            raise ValidationError(f'{label}: metadata.{name} is unknown; there is {", ".join(_METADATA)}')
+        if not isinstance(value, str):
+            raise ValidationError(f'{label}: metadata.{name} must be a str, not {value!r}')
+    if metadata.get('key') == '':
+        raise ValidationError(f'{label}: metadata.key is empty; give a key that names this piece of work, or none')
+    return metadata

@@ -1,0 +1,235 @@
+"""``calcfunction`` and ``workfunction``: plain functions as durable processes.
+
+Called, a process function runs in the calling thread, with that thread's locals, and returns what the function
+returns; its inputs, outputs and fate are in the store. Submitted, it is a process with one step. A calcfunction
+computes; a workfunction calls other processes. Both are kept alike; the two names say what the reader may expect.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
+
+from ..errors import SpecError
+from ..exit_code import ExitCode
+from ..spec import ProcessSpec
+from .process import Process
+from .visit import Host, current_visit
+
+if TYPE_CHECKING:
+    from ..node import ProcessNode
+
+__all__ = ['FunctionProcess', 'ProcessFunction', 'calcfunction', 'process_class_of', 'workfunction']
+
+P = ParamSpec('P')
+R = TypeVar('R')
+
+#: The name of the single output of a function that does not return a dictionary.
+RESULT = 'result'
+
+
+class FunctionProcess(Process):
+    """The process of one function; a subclass is made for each decorated function."""
+
+    function: ClassVar[Callable[..., Any]]
+
+    def run(self) -> Any:
+        """Call the function with the inputs and take what it returns as outputs."""
+        returned = self.call()
+        if isinstance(returned, ExitCode):
+            return returned
+        self.out_many(as_outputs(returned))
+        return None
+
+    def call(self) -> Any:
+        """Call the function with the inputs."""
+        return type(self).function(**self.inputs)
+
+
+class ProcessFunction(Generic[P, R]):
+    """A decorated function; call it, submit it, or ask for its spec.
+
+    :ivar process_class: the :class:`FunctionProcess` made for it.
+    """
+
+    is_process_function = True
+
+    def __init__(self, function: Callable[P, R]) -> None:
+        functools.update_wrapper(self, function)
+        self._function = function
+        self.process_class = _make_class(function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here and now, as a process.
+
+        ``metadata={'label': ..., 'key': ...}`` may be added to the keyword arguments.
+
+        :raises ValidationError: the arguments do not fit.
+        :raises Exception: what the function raised.
+        """
+        return self.run_get_node(*args, **kwargs)[0]
+
+    def run_get_node(self, *args: P.args, **kwargs: P.kwargs) -> tuple[R, ProcessNode]:
+        """Like a call, and return the process's node too."""
+        returned, node = _host().call_function(self, args, kwargs)
+        return returned, node
+
+    def spec(self) -> ProcessSpec:
+        """The specification that follows from the signature."""
+        return self.process_class.spec()
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs that a call with these arguments gives."""
+        return _bind(self._function, args, kwargs)
+
+    def __get__(self, instance: object, owner: type | None = None) -> ProcessFunction[P, R]:
+        # Kept in a class body it is still the function, not a method: a process knows no ``self``.
+        return self
+
+    def __repr__(self) -> str:
+        return f'<process function {self.__module__}.{self.__qualname__}>'
+
+    __name__: str
+    __qualname__: str
+
+
+def calcfunction(function: Callable[P, R]) -> ProcessFunction[P, R]:
+    """Make a function a process that computes outputs from inputs.
+
+    Each parameter is an input: its annotation, if it is a type, is the port's ``valid_type``, its default the
+    port's default; ``**kwargs`` is a dynamic namespace. A returned dictionary with string keys gives an output
+    for each key; any other value is the output ``result``.
+
+    :raises SpecError: the signature cannot be one of a process (``*args``, positional-only, ``async def``).
+    """
+    return ProcessFunction(function)
+
+
+def workfunction(function: Callable[P, R]) -> ProcessFunction[P, R]:
+    """Make a function a process that calls other processes; see :func:`calcfunction`."""
+    return ProcessFunction(function)
+
+
+def process_class_of(target: Any) -> type[Process]:
+    """The class of a process class or process function.
+
+    :raises TypeError: it is neither; names it and the remedy.
+    """
+    if isinstance(target, ProcessFunction):
+        return target.process_class
+    if isinstance(target, type) and issubclass(target, Process):
+        return target
+    what = f'an instance of {type(target).__name__}' if isinstance(target, Process) else repr(target)
+    raise TypeError(
+        f'{what} is not a process; give a class derived from Process or WorkChain, or a function decorated with '
+        f'@calcfunction or @workfunction'
+    )
+
+
+def as_outputs(returned: Any) -> dict[str, Any]:
+    """What a function returned, as outputs."""
+    if returned is None:
+        return {}
+    if type(returned) is dict and all(isinstance(key, str) and key.isidentifier() for key in returned):
+        return dict(returned)
+    return {RESULT: returned}
+
+
+_default_host: Callable[[], Host] | None = None
+
+
+def set_default_host(get: Callable[[], Host]) -> None:
+    """Say which engine a function uses that is called from plain code."""
+    global _default_host
+    _default_host = get
+
+
+def _host() -> Host:
+    visit = current_visit()
+    if visit is not None:
+        return visit.host
+    if _default_host is None:
+        raise RuntimeError('import treadle.engine before calling a process function')
+    return _default_host()
+
+
+def _bind(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    names = list(inspect.signature(function).parameters)
+    label = function.__name__
+    if len(args) > len(names):
+        raise TypeError(f'{label}() takes {len(names)} positional arguments, but {len(args)} were given')
+    inputs = dict(zip(names, args, strict=False))
+    for name in kwargs:
+        if name in inputs:
+            raise TypeError(f'{label}() got two values for the argument {name!r}')
+    return {**inputs, **kwargs}
+
+
+def _make_class(function: Callable[..., Any]) -> type[FunctionProcess]:
+    if not callable(function) or isinstance(function, type):
+        raise SpecError(f'{function!r} is not a function; decorate a function defined with def')
+    name = function.__name__
+    if inspect.iscoroutinefunction(function):
+        raise SpecError(f'{name}() is a coroutine function; process functions run in the calling thread, use def')
+    parameters = inspect.signature(function).parameters.values()
+    hints = _hints(function)
+    for parameter in parameters:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
+            raise SpecError(
+                f'{name}() has the parameter {parameter}, whose values have no name; inputs are named, so make it '
+                f'a keyword parameter or **{parameter.name}'
+            )
+
+    def define(cls: type[FunctionProcess], spec: ProcessSpec) -> None:
+        super(made, cls).define(spec)
+        for parameter in parameters:
+            if parameter.kind is parameter.VAR_KEYWORD:
+                spec.inputs.dynamic = True
+                continue
+            options: dict[str, Any] = {}
+            if parameter.name in hints:
+                options['valid_type'] = hints[parameter.name]
+            if parameter.default is not parameter.empty:
+                options['default'] = parameter.default
+            spec.input(parameter.name, **options)
+        spec.outputs.dynamic = True
+
+    made = types.new_class(
+        name,
+        (FunctionProcess,),
+        exec_body=lambda namespace: namespace.update(
+            {
+                'function': staticmethod(function),
+                'define': classmethod(define),
+                '__module__': function.__module__,
+                '__qualname__': function.__qualname__,
+                '__doc__': function.__doc__,
+            }
+        ),
+    )
+    made.spec()  # a mistake in the signature shows where the function is defined
+    return made
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations that are types or unions of types."""
+    try:
+        hints = typing.get_type_hints(function)
+    except Exception:  # an annotation for a type checker only, whose names are not there at run time
+        return {}
+    hints.pop('return', None)
+    return {name: kind for name, hint in hints.items() if (kind := _as_type(hint)) is not None}
+
+
+def _as_type(hint: Any) -> Any:
+    if isinstance(hint, type) and not isinstance(hint, types.GenericAlias):
+        return hint
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        members = [_as_type(member) for member in typing.get_args(hint)]
+        return None if None in members else tuple(members)
+    origin = typing.get_origin(hint)
+    return origin if isinstance(origin, type) else None

@@ -1,0 +1,224 @@
+"""``Process``: what a user derives from, and how one step of it is taken.
+
+The class holds what user code may see and do inside a step. Where the process stands, who owns it and what is
+written is the runner's business and the pure machine's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..errors import SpecError
+from ..exit_code import ExitCode, ExitCodesNamespace
+from ..logging import ProcessLogger, process_logger, report_to
+from ..spec import PortNamespace, ProcessSpec
+from .attributes import FrozenAttributes
+from .machine import Ending
+
+if TYPE_CHECKING:
+    from ..node import ProcessNode
+    from .visit import Visit
+
+__all__ = ['Process', 'StepResult']
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StepResult:
+    """How a step ended, with what the row needs to know of it.
+
+    :ivar exit_code: for a process that finishes.
+    :ivar awaiting: the pids that a process which goes to wait waits for.
+    :ivar next_step: a name for people, such as the next step's; ``None`` if it hangs on a condition.
+    """
+
+    ending: Ending
+    exit_code: ExitCode = ExitCode()
+    awaiting: tuple[int, ...] = ()
+    next_step: str | None = None
+
+
+class Process:
+    """A durable unit of work with declared inputs and outputs; it ends ``finished``, ``excepted`` or ``killed``.
+
+    Derive from it, declare the ports in :meth:`define` and the work in :meth:`run`. Instances are made by the
+    engine; start one with :func:`treadle.engine.run` or :func:`treadle.engine.submit`.
+    """
+
+    spec_class: ClassVar[type[ProcessSpec]] = ProcessSpec
+
+    def __init__(self, *, node: ProcessNode, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        self._node = node
+        self._inputs = _namespace_view(inputs, self.spec().inputs, f'inputs of {node.process_label}')
+        self._outputs: dict[str, Any] = dict(outputs)
+        self._outputs_changed = False
+        self._visit: Visit | None = None
+
+    # -- what a subclass declares ----------------------------------------------------------------------
+
+    @classmethod
+    def define(cls, spec: ProcessSpec) -> None:
+        """Declare inputs, outputs and exit codes on ``spec``; call ``super().define(spec)`` first."""
+
+    @classmethod
+    def spec(cls) -> ProcessSpec:
+        """The specification of this class: made once, unchangeable afterwards.
+
+        :raises SpecError: :meth:`define` contradicts itself.
+        """
+        spec: ProcessSpec | None = cls.__dict__.get('_spec')
+        if spec is None:
+            spec = cls.spec_class(process_class=cls)
+            cls.define(spec)
+            cls._complete_spec(spec)
+            spec.seal()
+            cls._spec = spec
+        return spec
+
+    _spec: ClassVar[ProcessSpec]
+
+    @classmethod
+    def _complete_spec(cls, spec: ProcessSpec) -> None:
+        """Check what only the finished ``define`` shows."""
+        if cls.run is Process.run:
+            raise SpecError(
+                f'{cls.__name__} does nothing: override run(), or derive from WorkChain and give an outline'
+            )
+
+    def run(self) -> Any:
+        """The work of a process that is not a work chain, as one step.
+
+        :returns: ``None`` or 0 for success, else a non-zero exit status or an :class:`ExitCode`.
+        """
+        raise NotImplementedError(f'{type(self).__name__} has no run()')
+
+    # -- what user code sees inside a step --------------------------------------------------------------
+
+    @property
+    def pid(self) -> int:
+        """The process's number in the store."""
+        return self._node.pid
+
+    @property
+    def uuid(self) -> str:
+        """The process's universally unique id."""
+        return self._node.uuid
+
+    @property
+    def node(self) -> ProcessNode:
+        """The handle that callers see."""
+        return self._node
+
+    @property
+    def inputs(self) -> FrozenAttributes:
+        """The inputs: decoded copies, with defaults filled in, readable as attributes."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> FrozenAttributes:
+        """The outputs so far."""
+        return FrozenAttributes(self._outputs, f'outputs of {self._node.process_label}')
+
+    @property
+    def exit_codes(self) -> ExitCodesNamespace:
+        """The exit codes that the spec declares."""
+        return self.spec().exit_codes
+
+    @property
+    def logger(self) -> ProcessLogger:
+        """A logger whose records also go into the process's log stream."""
+        return process_logger(self._node.process_label, self._node.pid)
+
+    def out(self, name: str, value: Any) -> None:
+        """Set an output; it becomes visible when the step is committed.
+
+        :param name: the port's name, with dots for namespaces.
+        :raises ValidationError: no such output is declared, or the value does not fit it.
+        """
+        self.spec().check_output(name, value)
+        *namespaces, last = name.split('.')
+        there = self._outputs
+        for namespace in namespaces:
+            there = there.setdefault(namespace, {})
+        there[last] = value
+        self._outputs_changed = True
+
+    def out_many(self, outputs: Mapping[str, Any]) -> None:
+        """Set several outputs."""
+        for name, value in outputs.items():
+            self.out(name, value)
+
+    def report(self, message: str, *args: Any) -> None:
+        """Add a line to the process's log stream, %-formatted with ``args``."""
+        report_to(self._here(), self.logger, message, args)
+
+    def submit(self, process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any) -> ProcessNode:
+        """Start a child; it exists once this step is committed, and a step that raises leaves none.
+
+        :param process: a process class or process function.
+        :param inputs: its inputs as a mapping; keyword arguments add to them.
+        :returns: the child's node, to be handed to ``ToContext`` or ``to_context``.
+        :raises ValidationError: the inputs do not fit.
+        """
+        visit = self._here()
+        return visit.host.submit_child(visit, process, inputs, kwargs)
+
+    # -- for the runner ----------------------------------------------------------------------------------
+
+    def _here(self) -> Visit:
+        if self._visit is None:
+            raise RuntimeError(f'process {self.pid} is not in a step; this can only be called from one')
+        return self._visit
+
+    def _restore(self, checkpoint: Any) -> None:
+        """Go back to where a checkpoint was taken; a plain process has none."""
+
+    def _save(self) -> Any:
+        """What :meth:`_restore` needs, or ``None``."""
+        return None
+
+    def _starts_async(self) -> bool:
+        """Whether the next step is known, without running user code, to be a coroutine function."""
+        return False
+
+    def _begin_step(self) -> StepResult | Awaitable[Any]:
+        """Take the next step; a step written as a coroutine function is returned, to be awaited on a loop."""
+        return self._end_step(self.run())
+
+    def _end_step(self, returned: Any) -> StepResult:
+        """Make a result of what the step returned."""
+        return self._finish(returned)
+
+    def _finish(self, returned: Any) -> StepResult:
+        exit_code = _as_exit_code(type(self).__name__, returned)
+        if exit_code.status == 0:
+            problem = self.spec().check_outputs(self._outputs)
+            if problem is not None:
+                code = 'ERROR_MISSING_OUTPUT' if self.spec().missing_outputs(self._outputs) else 'ERROR_INVALID_OUTPUT'
+                exit_code = ExitCode(self.exit_codes[code].status, problem)
+        return StepResult(Ending.FINISH, exit_code)
+
+
+def _as_exit_code(label: str, returned: Any) -> ExitCode:
+    if returned is None:
+        return ExitCode()
+    if isinstance(returned, ExitCode):
+        return returned
+    if isinstance(returned, int) and not isinstance(returned, bool):
+        return ExitCode(returned)
+    raise TypeError(
+        f'a step of {label} returned {returned!r}; return None, an int, an ExitCode or (in a work chain) ToContext'
+    )
+
+
+def _namespace_view(values: Mapping[str, Any], namespace: PortNamespace, owner: str) -> FrozenAttributes:
+    """Inputs as attributes, nested wherever the spec has a namespace; plain dictionaries stay what they are."""
+    view = {
+        name: _namespace_view(value, port, f'{owner}: {name}')
+        if isinstance(port := namespace.get(name), PortNamespace) and isinstance(value, Mapping)
+        else value
+        for name, value in values.items()
+    }
+    return FrozenAttributes(view, owner)
+

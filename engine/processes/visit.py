@@ -1,0 +1,216 @@
+"""A visit: one execution of one step, with everything that will commit together when it ends.
+
+The visit that the present code belongs to is in a context variable, so the module-level ``run`` and ``submit``, a
+called process function and the log handler find it without being handed anything.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import StepAborted
+from ..store.records import Fence, LogEntry, ProcessRecord
+
+if TYPE_CHECKING:
+    from ..node import ProcessNode
+    from ..values import Codec
+
+LOGGER = logging.getLogger(__name__)
+
+
+class Host(Protocol):
+    """The engine, as processes see it."""
+
+    @property
+    def codec(self) -> Codec:
+        """Turns values into text and back."""
+
+    def submit_child(
+        self, visit: Visit, target: Any, inputs: Mapping[str, Any] | None, kwargs: Mapping[str, Any]
+    ) -> ProcessNode:
+        """Make a child part of the visit's unit."""
+
+    def nodes(self, pids: Sequence[int]) -> list[ProcessNode]:
+        """The nodes of these processes, read in one go."""
+
+    def call_function(
+        self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, ProcessNode]:
+        """Run a process function in the calling thread."""
+
+
+class Visit:
+    """One execution of one step of one process.
+
+    :param fence: what the row must still be when the step ends.
+    :param number: how many steps of the process were committed before.
+    :param replayed: whether an earlier execution of this very step may have left recorded calls.
+    :param nesting: how many blocked threads wait for this process.
+    """
+
+    __slots__ = (
+        '_abort_callbacks',
+        '_lock',
+        'aborted',
+        'asked',
+        'blocked_on',
+        'children',
+        'fence',
+        'host',
+        'is_dead',
+        'log',
+        'nesting',
+        'next_call',
+        'number',
+        'origin',
+        'replayed',
+    )
+
+    def __init__(
+        self, *, host: Host, fence: Fence, number: int, origin: int, nesting: int = 0, replayed: bool = False
+    ) -> None:
+        self.host = host
+        self.fence = fence
+        self.number = number
+        self.origin = origin
+        self.nesting = nesting
+        self.replayed = replayed
+        self.next_call = 0
+        self.asked: set[int] = set()
+        self.children: list[ProcessRecord] = []
+        self.log: list[LogEntry] = []
+        self.aborted: StepAborted | None = None
+        self.is_dead = False
+        self.blocked_on: Future[Any] | None = None
+        self._abort_callbacks: list[Callable[[], object]] = []
+        self._lock = threading.Lock()
+
+    @property
+    def pid(self) -> int:
+        """The process whose step this is."""
+        return self.fence.pid
+
+    def take_call_number(self) -> int:
+        """The number of the next call (of a child, a function, a wait) that this step makes."""
+        with self._lock:
+            number = self.next_call
+            self.next_call = number + 1
+        self.asked.add(number)
+        return number
+
+    def record(self, level: int, logger: str, message: str) -> None:
+        """Add a record to the process's log stream; it commits with the step."""
+        self.log.append(LogEntry(self.pid, time.time(), level, logger, message))
+
+    def check(self) -> None:
+        """Raise what unwinds the step, if its result can no longer count."""
+        if self.aborted is not None:
+            raise self.aborted
+
+    @contextmanager
+    def blocking_on(self, future: Future[Any]) -> Iterator[None]:
+        """Tell :meth:`abort` which future to fail while the step waits for it."""
+        with self._lock:
+            self.check()
+            self.blocked_on = future
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.blocked_on = None
+
+    def abort(self, reason: StepAborted) -> list[Callable[[], object]]:
+        """Say that the step's result no longer counts; a blocked call in it raises ``reason``.
+
+        :returns: the callbacks to run, on a thread where user code may run; empty after the first time.
+        """
+        with self._lock:
+            self.aborted = reason
+            self.is_dead = True
+            blocked_on, callbacks = self.blocked_on, self._abort_callbacks
+            self._abort_callbacks = []
+        if blocked_on is not None:
+            self._fail(blocked_on, reason)
+        return callbacks
+
+    def interrupt(self, reason: StepAborted) -> None:
+        """The engine stops: a blocked call raises ``reason``, and so does the next one; the step may still end well."""
+        with self._lock:
+            if self.aborted is None:
+                self.aborted = reason
+            blocked_on = self.blocked_on
+        if blocked_on is not None:
+            self._fail(blocked_on, reason)
+
+    def _fail(self, blocked_on: Future[Any], reason: StepAborted) -> None:
+        try:
+            blocked_on.set_exception(reason)
+        except InvalidStateError:
+            LOGGER.debug('process %d got its answer before it could be aborted', self.pid)
+
+    def add_abort_callback(self, callback: Callable[[], object]) -> None:
+        """Have ``callback`` called once when the step is aborted; at once if it already is."""
+        with self._lock:
+            if not self.is_dead:
+                self._abort_callbacks.append(callback)
+                return
+        callback()
+
+    def remove_abort_callback(self, callback: Callable[[], object]) -> None:
+        """The callback is no longer wanted."""
+        with self._lock:
+            if callback in self._abort_callbacks:
+                self._abort_callbacks.remove(callback)
+
+
+_current: contextvars.ContextVar[Visit | None] = contextvars.ContextVar('treadle_visit', default=None)
+
+
+def current_visit() -> Visit | None:
+    """The visit that the calling code belongs to, or ``None`` in plain code."""
+    return _current.get()
+
+
+@contextmanager
+def entered(visit: Visit) -> Iterator[None]:
+    """Make ``visit`` the current one for the body."""
+    token = _current.set(visit)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def clear_current() -> None:
+    """Forget the current visit: in a forked child no step of the parent's goes on."""
+    _current.set(None)
+
+
+@contextmanager
+def on_kill(callback: Callable[[], object]) -> Iterator[None]:
+    """While the body runs, have ``callback`` called once if this step's result can no longer count.
+
+    That is when the process was killed, when its engine stops without waiting for the step, or when the engine has
+    lost its lease. The callback runs on another thread, at once, and should end what the step waits for::
+
+        with subprocess.Popen(command, start_new_session=True) as child, on_kill(child.terminate):
+            child.wait()
+
+    In code that belongs to no process the body just runs.
+    """
+    visit = current_visit()
+    if visit is None:
+        yield
+        return
+    visit.add_abort_callback(callback)
+    try:
+        yield
+    finally:
+        visit.remove_abort_callback(callback)

@@ -1,0 +1,178 @@
+"""``WorkChain``: a process whose work is an outline of steps, with a context that outlives crashes.
+
+The vocabulary is that of ``aiida.engine``: ``ctx``, ``ToContext``, ``to_context``, ``append_``, ``assign_``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Awaitable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SpecError
+from ..exit_code import ExitCode
+from ..node import ProcessNode
+from ..spec import ProcessSpec
+from ..spec.outline import End, Outline
+from .attributes import AttributeDict
+from .machine import Ending
+from .process import Process, StepResult
+
+if TYPE_CHECKING:
+    from .visit import Visit
+
+__all__ = ['OutlineChanged', 'ToContext', 'WorkChain', 'append_', 'assign_']
+
+
+class ToContext(dict[str, Any]):
+    """Returned from a step: wait for these processes, then put their nodes into ``ctx`` under these names.
+
+    ``ToContext(relaxed=node, scans=append_(other))``
+    """
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ContextAction:
+    """What happens in ``ctx`` when ``pid`` has ended; made by :func:`assign_` and :func:`append_`."""
+
+    pid: int
+    append: bool
+
+
+def assign_(target: ProcessNode) -> ContextAction:
+    """Put the node under the name; what ``ToContext(name=node)`` does by itself."""
+    return ContextAction(_awaitable_pid('assign_()', target), append=False)
+
+
+def append_(target: ProcessNode) -> ContextAction:
+    """Append the node to a list under the name, in the order of the ``append_`` calls."""
+    return ContextAction(_awaitable_pid('append_()', target), append=True)
+
+
+class OutlineChanged(Exception):
+    """The class's outline no longer has the step at which the process stands."""
+
+
+class WorkChain(Process):
+    """A process made of steps.
+
+    Declare the steps with ``spec.outline(cls.first, while_(cls.more)(cls.again), cls.last)``. After each step the
+    context, the outputs and the position in the outline are committed together; a step that is committed never
+    runs again.
+    """
+
+    def __init__(self, *, node: ProcessNode, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        super().__init__(node=node, inputs=inputs, outputs=outputs)
+        self.ctx = AttributeDict()
+        self._position = 0
+        self._after = 0
+        self._awaited: list[tuple[str, int, bool]] = []
+
+    @classmethod
+    def _complete_spec(cls, spec: ProcessSpec) -> None:
+        if spec.compiled_outline is None and cls is not WorkChain:
+            raise SpecError(f'{cls.__name__} has no outline; give one in define() with spec.outline(cls.first, ...)')
+
+    def to_context(self, **awaited: Any) -> None:
+        """Wait for these processes before the next step, then put their nodes into ``ctx``.
+
+        :param awaited: name in the context (with dots for nested names) to node, ``append_(node)`` or
+            ``assign_(node)``.
+        """
+        for name, target in awaited.items():
+            action = target if isinstance(target, ContextAction) else assign_(target)
+            self._awaited.append((name, action.pid, action.append))
+
+    # -- for the runner ----------------------------------------------------------------------------------
+
+    @classmethod
+    def _outline(cls) -> Outline:
+        outline = cls.spec().compiled_outline
+        if outline is None:
+            raise SpecError(f'{cls.__name__} has no outline; derive from it and give one')
+        return outline
+
+    def _save(self) -> Any:
+        return {
+            'position': self._position,
+            'step': self._name_at(self._position),
+            'ctx': dict(self.ctx),
+            'awaited': self._awaited,
+        }
+
+    def _restore(self, checkpoint: Any) -> None:
+        if checkpoint is None:
+            return
+        position, step = checkpoint['position'], checkpoint['step']
+        if position > len(self._outline().instructions) or self._name_at(position) != step:
+            raise OutlineChanged(
+                f'process {self.pid} stands before {step!r} at position {position} of the outline of '
+                f'{type(self).__name__}, which now reads:\n{self._outline()}\nRestore the outline it began with.'
+            )
+        self._position = position
+        self.ctx = AttributeDict(checkpoint['ctx'])
+        self._awaited = [(name, pid, append) for name, pid, append in checkpoint['awaited']]
+
+    def _name_at(self, position: int) -> str:
+        instructions = self._outline().instructions
+        return str(instructions[position].name) if position < len(instructions) else ''
+
+    def _starts_async(self) -> bool:
+        if self._awaited:
+            return False
+        outline = self._outline()
+        if self._position >= len(outline.instructions):
+            return False
+        instruction = outline.instructions[self._position]
+        return instruction.op == 'step' and inspect.iscoroutinefunction(getattr(self, instruction.name))
+
+    def _begin_step(self) -> StepResult | Awaitable[Any]:
+        if self._awaited:
+            self._fill_context()
+        found = self._outline().next_step(self._position, self._test)
+        if isinstance(found, End):
+            return self._finish(found.exit_code)
+        self._after = found.after
+        returned = getattr(self, found.name)()
+        if inspect.isawaitable(returned):
+            return returned
+        return self._end_step(returned)
+
+    def _end_step(self, returned: Any) -> StepResult:
+        self._position = self._after
+        if isinstance(returned, ToContext):
+            self.to_context(**returned)
+        elif isinstance(returned, ExitCode) or returned:
+            return self._finish(returned)
+        if self._awaited:
+            pids = tuple(dict.fromkeys(pid for _, pid, _ in self._awaited))
+            return StepResult(Ending.AWAIT, awaiting=pids, next_step=self._name_at(self._position) or None)
+        if self._outline().ends_at(self._position):
+            return self._finish(None)
+        return StepResult(Ending.PROCEED, next_step=self._name_at(self._position) or None)
+
+    def _test(self, condition: str) -> Any:
+        return getattr(self, condition)()
+
+    def _fill_context(self) -> None:
+        visit: Visit = self._here()
+        nodes = {node.pid: node for node in visit.host.nodes([pid for _, pid, _ in self._awaited])}
+        for name, pid, append in self._awaited:
+            *outer, last = name.split('.')
+            place: Any = self.ctx
+            for part in outer:
+                place = place.setdefault(part, AttributeDict())
+            if append:
+                place.setdefault(last, []).append(nodes[pid])
+            else:
+                place[last] = nodes[pid]
+        self._awaited = []
+
+
+def _awaitable_pid(what: str, target: Any) -> int:
+    if isinstance(target, ProcessNode):
+        return target.pid
+    raise TypeError(
+        f'{what} and ToContext take the node that self.submit returned, not {target!r} ({type(target).__name__})'
+    )

@@ -1,0 +1,24 @@
+"""The states of a process, with the vocabulary of ``plumpy``."""
+
+from __future__ import annotations
+
+import enum
+
+
+class ProcessState(enum.StrEnum):
+    """Where a process stands; the value is what the store holds."""
+
+    CREATED = 'created'
+    RUNNING = 'running'
+    WAITING = 'waiting'
+    FINISHED = 'finished'
+    EXCEPTED = 'excepted'
+    KILLED = 'killed'
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a process in this state never changes again."""
+        return self in TERMINAL_STATES
+
+
+TERMINAL_STATES = frozenset({ProcessState.FINISHED, ProcessState.EXCEPTED, ProcessState.KILLED})

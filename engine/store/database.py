@@ -1,0 +1,91 @@
+"""A store in an SQLite file, as the store thread and the reader see it."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import cast
+
+from ..errors import StoreError
+from .location import StoreLocation
+from .migrations import check_schema, ensure_schema
+from .reader import Connection, Reader
+from .sqlite import connect_reader, connect_writer, is_busy, translate_error
+from .statements import SqliteDialect, Statements
+from .transaction import Cursor
+
+__all__ = ['SqliteDatabase', 'open_reader']
+
+
+class SqliteDatabase:
+    """The writing connection; made anywhere, then used by the store thread alone.
+
+    :param location: where the file lies; it is made, or brought to this Treadle's schema, by :meth:`open`.
+    """
+
+    def __init__(self, location: StoreLocation) -> None:
+        self._location = location
+        self._connection: sqlite3.Connection | None = None
+        self._seen_version = 0
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StoreError(f'the store {self._location} is not open; start its engine')
+        return self._connection
+
+    def open(self) -> None:
+        """Connect, making or upgrading the file if need be."""
+        ensure_schema(self._location)
+        self._connection = connect_writer(self._location)
+
+    def close(self) -> None:
+        """Disconnect; the last one out folds the write-ahead log into the database."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def begin(self) -> Cursor:
+        """Take the file's one write lock."""
+        cursor = self._connected().cursor()
+        cursor.execute('BEGIN IMMEDIATE')
+        return cast(Cursor, cursor)
+
+    def commit(self) -> None:
+        """Make the transaction durable: when this returns, the log is on the disk."""
+        self._connected().execute('COMMIT')
+
+    def rollback(self) -> None:
+        """Undo the transaction, unless SQLite has done so already, as it does when the disk is full."""
+        connection = self._connected()
+        if connection.in_transaction:
+            connection.execute('ROLLBACK')
+
+    def is_busy(self, error: BaseException) -> bool:
+        """Whether another OS process holds the lock."""
+        return is_busy(error)
+
+    def translate(self, error: BaseException) -> BaseException:
+        """SQLite's errors as ours, others as they are."""
+        return translate_error(error, self._location) if isinstance(error, sqlite3.Error) else error
+
+    def changed_elsewhere(self) -> bool:
+        """Whether another connection has committed since the last time this was asked."""
+        version = self._connected().execute('PRAGMA data_version').fetchone()[0]
+        changed, self._seen_version = version != self._seen_version, version
+        return bool(changed)
+
+
+def open_reader(location: StoreLocation, statements: Statements | None = None) -> Reader:
+    """A reader of the store at ``location``, whether an engine runs or not.
+
+    :raises StoreError: there is no store of this Treadle's schema that can be read.
+    """
+
+    def connect() -> Connection:
+        connection = connect_reader(location)
+        check_schema(connection, location)
+        return cast(Connection, connection)
+
+    def translate(error: BaseException) -> BaseException:
+        return translate_error(error, location) if isinstance(error, sqlite3.Error) else error
+
+    return Reader(connect=connect, statements=statements or Statements(SqliteDialect()), translate=translate)

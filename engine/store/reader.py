@@ -1,0 +1,158 @@
+"""Reading the store from any thread, beside the writer and without waiting for it.
+
+Connections are borrowed from a small stack, so that a host with many threads does not keep one each. What is read
+is a snapshot of what is committed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import ProcessNotFound
+from .records import EngineRecord, LogEntry, ProcessRecord
+
+if TYPE_CHECKING:
+    from .statements import Statements  # which imports SQLAlchemy
+
+
+class Connection(Protocol):
+    """The part of a driver's connection that reading uses."""
+
+    def execute(self, sql: str, parameters: Any = ..., /) -> Any:
+        """Run one statement and return a cursor over its rows."""
+
+    def close(self) -> None:
+        """Disconnect."""
+
+
+class Reader:
+    """Queries on committed data.
+
+    :param connect: opens a reading connection that may travel between threads.
+    :param translate: turns a driver's error into one of ours.
+    :param keep: how many idle connections are kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        connect: Callable[[], Connection],
+        statements: Statements,
+        translate: Callable[[BaseException], BaseException],
+        keep: int = 8,
+    ) -> None:
+        self._connect = connect
+        self._sql = statements
+        self._translate = translate
+        self._keep = keep
+        self._lock = threading.Lock()
+        self._idle: list[Connection] = []
+
+    def process(self, pid: int) -> ProcessRecord:
+        """The row of one process.
+
+        :raises ProcessNotFound: there is none.
+        """
+        rows = self.processes([pid])
+        if not rows:
+            raise ProcessNotFound(f'there is no process {pid} in this store; `treadle ps --all` lists those there are')
+        return rows[0]
+
+    def processes(self, pids: Iterable[int]) -> list[ProcessRecord]:
+        """The rows of those of ``pids`` that exist."""
+        rows = self._fetch(self._sql.select_processes, {'pids': self._sql.dialect.pids(pids)})
+        return [ProcessRecord(*row) for row in rows]
+
+    def states(self, pids: Iterable[int]) -> dict[int, str]:
+        """The states of those of ``pids`` that exist."""
+        return dict(self._fetch(self._sql.select_states, {'pids': self._sql.dialect.pids(pids)}))
+
+    def children(self, pid: int) -> list[ProcessRecord]:
+        """The processes that ``pid`` has called, oldest first."""
+        return [ProcessRecord(*row) for row in self._fetch(self._sql.select_children, {'parent': pid})]
+
+    def call(self, parent: int, visit: int, number: int) -> ProcessRecord | None:
+        """The process that ``parent`` called as number ``number`` of its visit ``visit``, if it is on record."""
+        rows = self._fetch(
+            self._sql.select_call, {'parent': parent, 'call_visit': visit, 'call_number': number}
+        )
+        return ProcessRecord(*rows[0]) if rows else None
+
+    def log(self, pid: int) -> list[LogEntry]:
+        """The log stream of one process, oldest first."""
+        return [LogEntry(*row) for row in self._fetch(self._sql.select_log, {'pid': pid})]
+
+    def runnable(self, most: int, passed_over: int = 0) -> list[tuple[int, str, str | None, int]]:
+        """Processes that nobody runs and that could run: (pid, class name, class hash, origin), most urgent first."""
+        return [
+            tuple(row) for row in self._fetch(self._sql.runnable, {'most': most, 'passed_over': passed_over})
+        ]
+
+    def query(
+        self,
+        *,
+        states: Collection[str] = (),
+        process_label: str | None = None,
+        key: str | None = None,
+        top_level: bool = False,
+        limit: int | None = None,
+    ) -> list[ProcessRecord]:
+        """Processes by what they are, newest first."""
+        sql = self._sql.query(
+            states=states,
+            top_level=top_level,
+            label=process_label is not None,
+            key=key is not None,
+            limited=limit is not None,
+        )
+        parameters = {'process_label': process_label, 'key': key, 'most': limit}
+        return [ProcessRecord(*row) for row in self._fetch(sql, parameters)]
+
+    def live_engines(self) -> list[EngineRecord]:
+        """The engines that have not said that they end and that nobody has declared dead."""
+        return [EngineRecord(*row) for row in self._fetch(self._sql.live_engines, {})]
+
+    def engine(self, engine_id: int) -> EngineRecord | None:
+        """One engine's row."""
+        rows = self._fetch(self._sql.select_engine, {'engine_id': engine_id})
+        return EngineRecord(*rows[0]) if rows else None
+
+    def ended_engines_of(self, script: str) -> set[int]:
+        """The ids of the engines that the same script had started and that have ended."""
+        return {row[0] for row in self._fetch(self._sql.siblings_of_script, {'script': script})}
+
+    def unfinished_of(self, engine_id: int) -> list[int]:
+        """The processes that an engine has submitted, not their children, and that have not ended."""
+        return [row[0] for row in self._fetch(self._sql.unfinished, {'origin': engine_id})]
+
+    def close(self) -> None:
+        """Close the idle connections; the reader may be used again afterwards."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def forget_connections(self) -> None:
+        """Drop the connections unclosed: in a forked child they belong to the parent."""
+        self._lock = threading.Lock()
+        self._idle = []
+
+    def _fetch(self, sql: str, parameters: dict[str, Any]) -> list[Any]:
+        with self._lock:
+            connection = self._idle.pop() if self._idle else None
+        try:
+            if connection is None:
+                connection = self._connect()
+            rows: list[Any] = connection.execute(sql, parameters).fetchall()
+        except Exception as error:
+            if connection is not None:
+                connection.close()
+            raise self._translate(error) from error
+        with self._lock:
+            if len(self._idle) < self._keep:
+                self._idle.append(connection)
+                return rows
+        connection.close()
+        return rows

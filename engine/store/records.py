@@ -1,0 +1,155 @@
+"""What crosses between the engine's threads and the store: plain, immutable records.
+
+All user data in them is encoded text; a record never holds an object of the user's.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class ProcessRecord(msgspec.Struct, frozen=True, gc=False):
+    """One row of the table ``process``, field for column.
+
+    Times are seconds since the epoch, for information only. ``inputs``, ``checkpoint``, ``outputs`` and
+    ``exception`` are encoded values (see :mod:`treadle.engine.values`).
+    """
+
+    pid: int
+    uuid: str
+    parent: int | None
+    call_visit: int | None
+    call_number: int | None
+    nesting: int
+    driven: int
+    class_name: str
+    class_hash: str | None
+    process_label: str
+    label: str
+    description: str
+    key: str | None
+    fingerprint: str | None
+    state: str
+    paused: int
+    visit: int
+    step: str | None
+    exit_status: int | None
+    exit_message: str | None
+    exception: str | None
+    inputs: str
+    checkpoint: str | None
+    outputs: str | None
+    origin: int
+    owner: int | None
+    epoch: int
+    version: int
+    wake_at: float | None
+    created_at: float
+    changed_at: float
+
+
+class Fence(msgspec.Struct, frozen=True, gc=False):
+    """What a writer believes about a row; a write counts only while it is true."""
+
+    pid: int
+    epoch: int
+    version: int
+
+
+class Advance(msgspec.Struct, frozen=True, gc=False):
+    """One process moves on: the new contents of its row.
+
+    :ivar state: the new state.
+    :ivar checkpoint: the encoded checkpoint, or ``None`` when the process keeps none (it has ended).
+    :ivar outputs: all outputs so far, encoded, or ``None`` to leave the column as it is.
+    :ivar awaiting: the pids that a ``waiting`` process waits for.
+    """
+
+    state: str
+    visit: int
+    step: str | None = None
+    checkpoint: str | None = None
+    outputs: str | None = None
+    exit_status: int | None = None
+    exit_message: str | None = None
+    exception: str | None = None
+    awaiting: tuple[int, ...] = ()
+
+
+class LogEntry(msgspec.Struct, frozen=True, gc=False):
+    """One record of a process's log stream; ``at`` is in seconds since the epoch."""
+
+    pid: int
+    at: float
+    level: int
+    logger: str
+    message: str
+
+
+class Unit(msgspec.Struct, frozen=True, gc=False):
+    """What commits together or not at all.
+
+    :ivar fence: the row that must still be as the writer believes; nothing of the unit counts otherwise.
+    :ivar advance: what becomes of that row; without it the row is only checked.
+    :ivar create: processes that come into being.
+    :ivar log: log records.
+    :ivar kept_calls: on a replayed step, the numbers of the recorded calls that were asked for again; the
+        other recorded calls of that visit are killed. ``None`` when the step was not a replay.
+    """
+
+    fence: Fence | None = None
+    advance: Advance | None = None
+    create: tuple[ProcessRecord, ...] = ()
+    log: tuple[LogEntry, ...] = ()
+    kept_calls: frozenset[int] | None = None
+
+
+class Held(msgspec.Struct, frozen=True, gc=False):
+    """The verdict on a unit that was committed.
+
+    :ivar version: the fenced row's version from now on.
+    :ivar satisfied: the unit went to wait, but all that it awaits had ended: the row is ``running`` and still ours.
+    :ivar attached: for each created process with a key that was there already, the process that holds the key.
+    """
+
+    version: int
+    satisfied: bool = False
+    attached: ProcessRecord | None = None
+
+
+class Lost(msgspec.Struct, frozen=True, gc=False):
+    """The verdict on a unit whose fence no longer held: nothing of it was written.
+
+    :ivar state: the state of the row now, or ``None`` when there is no such row.
+    :ivar message: what the row says about its end, such as the reason of a kill.
+    """
+
+    state: str | None
+    message: str | None = None
+
+
+Verdict = Held | Lost
+
+
+class StateChange(msgspec.Struct, frozen=True, gc=False):
+    """A committed change of state, for whoever listens."""
+
+    pid: int
+    before: str
+    after: str
+
+
+class EngineRecord(msgspec.Struct, frozen=True, gc=False):
+    """One row of the table ``engine``."""
+
+    id: int
+    uuid: str
+    name: str
+    host: str
+    boot_id: str
+    os_pid: int
+    script: str | None
+    started_at: float
+    heartbeat: int
+    lease: float
+    ended: str | None

@@ -1,0 +1,333 @@
+"""Every SQL statement of the store, compiled once for a dialect.
+
+They are written with SQLAlchemy Core, so that a second database is a dialect and not a second copy, and run as
+text on the driver's own cursor, because the hot path executes thousands a second. Parameters are named; a
+parameter called ``pids`` is a set of pids in the dialect's own form (see :meth:`Dialect.pids`). Constants stand
+in the text itself, since a planner uses a partial index only for a predicate that it can read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
+
+from ..states import TERMINAL_STATES
+from .records import EngineRecord, LogEntry, ProcessRecord
+from .schema import awaiting, counter, engine, log, process
+
+Parameters = Mapping[str, Any]
+
+
+class Dialect(Protocol):
+    """What differs between the databases."""
+
+    def compile(self, statement: sa.ClauseElement) -> str:
+        """The statement's text, constants included."""
+
+    def parameter(self, name: str) -> sa.ColumnElement[Any]:
+        """The place of the named parameter in a statement."""
+
+    def is_member(self, column: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
+        """The condition that ``column`` is in the set of pids called ``pids``."""
+
+    def pids(self, pids: Iterable[int]) -> Any:
+        """A set of pids as the value of the parameter ``pids``."""
+
+    def insert(self, table: sa.Table) -> Any:
+        """An insert that knows ``on_conflict_do_nothing``."""
+
+
+class SqliteDialect:
+    """SQLite: sets travel as JSON arrays, since the number of parameters of a statement is fixed."""
+
+    _dialect = sqlite.dialect()
+
+    def compile(self, statement: sa.ClauseElement) -> str:
+        """The statement's text with ``:name`` parameters."""
+        return str(statement.compile(dialect=self._dialect, compile_kwargs={'literal_binds': True}))
+
+    def parameter(self, name: str) -> sa.ColumnElement[Any]:
+        """``:name``."""
+        return sa.literal_column(f':{name}')
+
+    def is_member(self, column: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
+        """``column IN (SELECT value FROM json_each(:pids))``."""
+        values = sa.func.json_each(self.parameter('pids')).table_valued('value')
+        return column.in_(sa.select(values.c.value))
+
+    def pids(self, pids: Iterable[int]) -> str:
+        """The pids as a JSON array."""
+        return msgspec.json.encode(list(pids)).decode()
+
+    def insert(self, table: sa.Table) -> Any:
+        """SQLite's own insert."""
+        return sqlite.insert(table)
+
+
+def _columns(table: sa.Table, record: type[msgspec.Struct], prefix: str = '') -> list[sa.Label[Any]]:
+    return [table.c[field].label(prefix + field) for field in record.__struct_fields__]
+
+
+def _values(dialect, *names: str) -> dict[str, sa.BindParameter[Any]]:
+    return {name: x for name in names}
+
+
+def _values(dialect: Dialect, *names: str) -> dict[str, sa.ColumnElement[Any]]:
+    return {name: dialect.parameter(name) for name in names}
+
+
+class Statements:
+    """The statements as text, grouped by what they are for."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.dialect = dialect
+        self._writing(dialect)
+        self._waking(dialect)
+        self._owning(dialect)
+        self._engines(dialect)
+        self._reading(dialect)
+
+    def _writing(self, dialect: Dialect) -> None:
+        row = process.c
+        text, given = dialect.compile, dialect.parameter
+        self.fences = text(
+            sa.select(row.pid, row.epoch, row.version, row.state, row.exit_message).where(
+                dialect.is_member(row.pid)
+            )
+        )
+        self.insert_process = text(
+            dialect.insert(process)
+            .values(_values(dialect, *ProcessRecord.__struct_fields__))
+            .on_conflict_do_nothing(index_elements=[row.uuid])
+        )
+        self.insert_log = text(sa.insert(log).values(_values(dialect, *LogEntry.__struct_fields__)))
+        self.advance = text(
+            sa.update(process)
+            .values(
+                **_values(dialect, 'state', 'visit', 'step', 'checkpoint', 'exit_status', 'exit_message', 'exception'),
+                outputs=sa.func.coalesce(given('outputs'), row.outputs),
+                owner=given('owner'),
+                version=row.version + 1,
+                changed_at=given('changed_at'),
+            )
+            .where(
+                row.pid == given('fenced_pid'),
+                row.epoch == given('fenced_epoch'),
+                row.version == given('fenced_version'),
+            )
+        )
+        self.holder_of_key = text(
+            sa.select(*_columns(process, ProcessRecord)).where(
+                row.key == given('key'), row.state.not_in(['killed', 'excepted'])
+            )
+        )
+        self.adopt = text(
+            sa.update(process)
+            .values(origin=given('new_origin'))
+            .where(
+                row.pid == given('adopted_pid'),
+                row.origin.in_(sa.select(engine.c.id).where(engine.c.ended.is_not(None))),
+            )
+        )
+
+    def _waking(self, dialect: Dialect) -> None:
+        row = process.c
+        text, given = dialect.compile, dialect.parameter
+        terminal = sorted(TERMINAL_STATES)
+        self.insert_awaiting = text(
+            dialect.insert(awaiting)
+            .from_select(
+                ['waiter', 'awaited'],
+                sa.select(given('waiter'), row.pid).where(
+                    row.pid == given('awaited_pid'), row.state.not_in(terminal)
+                ),
+            )
+            .on_conflict_do_nothing()
+        )
+        self.still_waiting = text(
+            sa.select(awaiting.c.waiter).where(dialect.is_member(awaiting.c.waiter)).distinct()
+        )
+        self.resolve_awaited = text(
+            sa.delete(awaiting).where(dialect.is_member(awaiting.c.awaited)).returning(awaiting.c.waiter)
+        )
+        self.forget_waiter = text(sa.delete(awaiting).where(dialect.is_member(awaiting.c.waiter)))
+        self.wake = text(
+            sa.update(process)
+            .values(
+                state='running',
+                version=row.version + 1,
+                changed_at=given('changed_at'),
+            )
+            .where(dialect.is_member(row.pid), row.state == 'waiting')
+            .returning(row.pid)
+        )
+        self.stay_running = text(
+            sa.update(process)
+            .values(state='running', owner=given('owner'))
+            .where(dialect.is_member(row.pid))
+        )
+
+    def _owning(self, dialect: Dialect) -> None:
+        row = process.c
+        text, given = dialect.compile, dialect.parameter
+        runnable = sa.and_(row.owner.is_(None), row.state.in_(['created', 'running']), row.paused == 0)
+        self.runnable = text(
+            sa.select(row.pid, row.class_name, row.class_hash, row.origin)
+            .where(runnable, row.driven == 0)
+            .order_by(row.nesting.desc(), row.pid)
+            .limit(given('most'))
+            .offset(given('passed_over'))
+        )
+        self.claim = text(
+            sa.update(process)
+            .values(
+                owner=given('new_owner'), epoch=row.epoch + 1, version=row.version + 1
+            )
+            .where(dialect.is_member(row.pid), runnable)
+            .returning(*_columns(process, ProcessRecord))
+        )
+        tree = (
+            sa.select(row.pid).where(dialect.is_member(row.pid)).cte('tree', recursive=True)
+        )
+        child = process.alias('child')
+        tree = tree.union(sa.select(child.c.pid).where(child.c.parent == tree.c.pid))
+        self.family = text(
+            sa.select(row.pid, row.state)
+            .where(row.pid.in_(sa.select(tree.c.pid)), row.state.not_in(sorted(TERMINAL_STATES)))
+            .order_by(row.pid)
+        )
+        self.kill = text(
+            sa.update(process)
+            .values(
+                state='killed',
+                exit_message=given('exit_message'),
+                checkpoint=None,
+                step=None,
+                owner=None,
+                version=row.version + 1,
+                changed_at=given('changed_at'),
+            )
+            .where(dialect.is_member(row.pid))
+        )
+        self.unasked_calls = text(
+            sa.select(row.pid, row.call_number).where(
+                row.parent == given('parent'),
+                row.call_visit == given('call_visit'),
+                row.state.not_in(sorted(TERMINAL_STATES)),
+            )
+        )
+        self.release = text(
+            sa.update(process)
+            .values(owner=None)
+            .where(row.owner == given('old_owner'))
+        )
+        self.release_others = text(
+            sa.update(process)
+            .values(owner=None)
+            .where(row.owner == given('old_owner'), sa.not_(dialect.is_member(row.pid)))
+        )
+        self.release_one = text(
+            sa.update(process)
+            .values(owner=None)
+            .where(
+                row.pid == given('released_pid'),
+                row.owner == given('old_owner'),
+                row.epoch == given('old_epoch'),
+            )
+        )
+
+    def _engines(self, dialect: Dialect) -> None:
+        row = engine.c
+        text, given = dialect.compile, dialect.parameter
+        fields = [field for field in EngineRecord.__struct_fields__ if field != 'id']
+        self.insert_engine = text(sa.insert(engine).values(_values(dialect, *fields)).returning(row.id))
+        self.live_engines = text(sa.select(*_columns(engine, EngineRecord)).where(row.ended.is_(None)))
+        self.beat = text(
+            sa.update(engine)
+            .values(heartbeat=row.heartbeat + 1)
+            .where(row.id == given('engine_id'), row.ended.is_(None))
+        )
+        self.end_engine = text(
+            sa.update(engine)
+            .values(ended=given('how'))
+            .where(row.id == given('engine_id'), row.ended.is_(None))
+        )
+        self.declare_dead = text(
+            sa.update(engine)
+            .values(ended='dead')
+            .where(
+                row.id == given('engine_id'),
+                row.ended.is_(None),
+                row.heartbeat == given('seen'),
+            )
+        )
+        self.next_number = text(
+            sa.update(counter)
+            .values(next=counter.c.next + given('count'))
+            .where(counter.c.name == given('counter'))
+            .returning(counter.c.next)
+        )
+
+    def _reading(self, dialect: Dialect) -> None:
+        row = process.c
+        text, given = dialect.compile, dialect.parameter
+        columns = _columns(process, ProcessRecord)
+        self.select_processes = text(sa.select(*columns).where(dialect.is_member(row.pid)))
+        self.select_children = text(
+            sa.select(*columns).where(row.parent == given('parent')).order_by(row.pid)
+        )
+        self.select_call = text(
+            sa.select(*columns).where(
+                row.parent == given('parent'),
+                row.call_visit == given('call_visit'),
+                row.call_number == given('call_number'),
+            )
+        )
+        self.select_log = text(
+            sa.select(log.c.pid, log.c.at, log.c.level, log.c.logger, log.c.message)
+            .where(log.c.pid == given('pid'))
+            .order_by(log.c.id)
+        )
+        self.select_states = text(sa.select(row.pid, row.state).where(dialect.is_member(row.pid)))
+        self.select_engine = text(
+            sa.select(*_columns(engine, EngineRecord)).where(
+                engine.c.id == given('engine_id')
+            )
+        )
+        self.siblings_of_script = text(
+            sa.select(engine.c.id).where(
+                engine.c.script == given('script'), engine.c.ended.is_not(None)
+            )
+        )
+
+        self.unfinished = text(
+            sa.select(row.pid)
+            .where(
+                row.origin == given('origin'),
+                row.parent.is_(None),
+                row.state.not_in(sorted(TERMINAL_STATES)),
+            )
+            .order_by(row.pid)
+        )
+
+    def query(
+        self, *, states: Collection[str], top_level: bool, label: bool, key: bool, limited: bool
+    ) -> str:
+        """A listing of processes, newest first; the parameters are ``process_label``, ``key`` and ``most``."""
+        row, given = process.c, self.dialect.parameter
+        statement = sa.select(*_columns(process, ProcessRecord)).order_by(row.pid.desc())
+        if states:
+            statement = statement.where(row.state.in_(sorted(states)))
+        if top_level:
+            statement = statement.where(row.parent.is_(None))
+        if label:
+            statement = statement.where(row.process_label == given('process_label'))
+        if key:
+            statement = statement.where(row.key == given('key'))
+        if limited:
+            statement = statement.limit(given('most'))
+        return self.dialect.compile(statement)

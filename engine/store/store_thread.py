@@ -1,0 +1,336 @@
+"""The store thread: the only writer, and the place where many small changes become one durable commit.
+
+Callers post operations from any thread. The thread takes all that is there (at most :data:`BATCH` of them), writes
+them in one transaction, commits once, and only then answers. So the cost of an fsync is shared by whatever
+arrived during the previous one, and an answer means *durable*.
+
+An error inside a batch rolls everything back and the operations are written again one by one, so that nobody fails
+for a neighbour. A database that is busy is waited for. A storage error is given to the caller, who decides
+(a submit raises it, a running process is parked and tries again); it never becomes a verdict on a process.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from ...threads import StartFailed, StopTimeout
+from ..errors import EngineStopped
+from ..faults import FaultPoint, Faults
+from .records import ProcessRecord, StateChange, Unit, Verdict
+from .transaction import Admission, Cursor, Transaction
+
+if TYPE_CHECKING:
+    from .statements import Statements  # which imports SQLAlchemy
+
+LOGGER = logging.getLogger(__name__)
+T = TypeVar('T')
+
+#: At most so many operations share a commit.
+BATCH = 1000
+#: Seconds of uninterrupted writing after which the database's lock is left free for a moment, and that moment.
+HOLD, YIELD = 0.02, 0.001
+#: Seconds to keep trying while another OS process holds the database's lock.
+BUSY_PATIENCE = 60.0
+
+Reply = Callable[[Any], None]
+
+
+class Database(Protocol):
+    """A database connection as the store thread sees it; it is opened, used and closed on that thread."""
+
+    def open(self) -> None:
+        """Connect; raises a :class:`StoreError` that names the thing and the remedy."""
+
+    def close(self) -> None:
+        """Disconnect."""
+
+    def begin(self) -> Cursor:
+        """Begin a writing transaction."""
+
+    def commit(self) -> None:
+        """Make it durable."""
+
+    def rollback(self) -> None:
+        """Undo it."""
+
+    def is_busy(self, error: BaseException) -> bool:
+        """Whether the same transaction may succeed a moment later."""
+
+    def translate(self, error: BaseException) -> BaseException:
+        """The driver's error as one of ours."""
+
+
+class Listener(Protocol):
+    """Who is told what has been committed; called on the store thread, so it must only post."""
+
+    def committed(self, changes: Sequence[StateChange], claims: Sequence[ProcessRecord]) -> None:
+        """These changes are durable, and these processes are this engine's to run."""
+
+
+class Failure:
+    """The answer to an operation that could not be written."""
+
+    __slots__ = ('error',)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class StoreThread:
+    """The thread that owns the writing connection.
+
+    :param tick: called about every ``tick_interval`` seconds on this thread, between batches.
+
+    Guarantees: an operation that :meth:`post` accepts is answered, on the store thread, exactly once: with its
+    result after the commit, or with a :class:`Failure`. Operations are written in the order of their posting.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        statements: Statements,
+        admission: Admission,
+        listener: Listener,
+        faults: Faults,
+        name: str = 'treadle-store',
+        tick: Callable[[], None] | None = None,
+        tick_interval: float = 0.05,
+    ) -> None:
+        self._database = database
+        self._statements = statements
+        self._admission = admission
+        self._listener = listener
+        self._faults = faults
+        self._tick = tick
+        self._tick_interval = tick_interval
+        self._queue: queue.SimpleQueue[tuple[Any, Reply] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._started = threading.Event()
+        self._start_error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.engine_id = 0
+        self.batches = 0
+
+    @property
+    def name(self) -> str:
+        """The thread's name."""
+        return self._thread.name
+
+    def start(self, timeout: float | None = None) -> None:
+        """Connect and begin to write; raises what went wrong."""
+        self._thread.start()
+        if not self._started.wait(timeout):
+            raise StartFailed(f'the store did not open within {timeout:g} s')
+        if self._start_error is not None:
+            self._thread.join()
+            raise self._start_error
+
+    def post(self, operation: Unit | Callable[[Transaction], Any], reply: Reply) -> None:
+        """Write ``operation`` in one of the next transactions, then call ``reply`` with its result.
+
+        :param operation: a :class:`Unit`, answered by a :data:`Verdict`, or a function of the transaction,
+            answered by what it returns. The function may run more than once; it must not keep anything.
+        :param reply: called on the store thread; must not block or raise.
+        :raises EngineStopped: when the store has stopped taking operations.
+        """
+        with self._lock:
+            if self._closed:
+                raise EngineStopped('the store has stopped; start the engine again to write')
+            self._queue.put((operation, reply))
+
+    def call(self, operation: Callable[[Transaction], T]) -> concurrent.futures.Future[T]:
+        """Like :meth:`post`, for callers that want a future."""
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        self.post(operation, _Resolve(future))
+        return future
+
+    def commit(self, unit: Unit) -> concurrent.futures.Future[Verdict]:
+        """Like :meth:`call`, for a unit."""
+        future: concurrent.futures.Future[Verdict] = concurrent.futures.Future()
+        self.post(unit, _Resolve(future))
+        return future
+
+    def is_current(self) -> bool:
+        """Whether the caller is on the store thread."""
+        return threading.current_thread() is self._thread
+
+    def request_stop(self) -> None:
+        """Take nothing more; write what was accepted, then close."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._queue.put(None)
+
+    def stop(self, timeout: float | None = None) -> None:
+        """:meth:`request_stop`, and wait for it at most ``timeout`` seconds.
+
+        :raises StopTimeout: the thread still writes.
+        """
+        self.request_stop()
+        if self._thread.ident is not None and not self.is_current():
+            self._thread.join(timeout)
+            if self._thread.is_alive():
+                raise StopTimeout(f'{self.name!r} did not finish writing within {timeout:g} s', names=(self.name,))
+
+    # -- on the store thread ---------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._database.open()
+        except BaseException as error:
+            self._start_error = error
+            with self._lock:
+                self._closed = True
+            self._started.set()
+            return
+        self._started.set()
+        try:
+            self._serve()
+        except BaseException:
+            LOGGER.exception('the store thread died; the engine can write no more')
+            raise
+        finally:
+            with self._lock:
+                self._closed = True
+            self._refuse_the_rest()
+            self._database.close()
+
+    def _serve(self) -> None:
+        next_tick = time.monotonic() + self._tick_interval
+        held_since = time.monotonic()
+        while True:
+            now = time.monotonic()
+            if now >= next_tick:
+                next_tick = now + self._tick_interval
+                if self._tick is not None:
+                    self._tick()
+            batch, more = self._take_batch(next_tick - now)
+            if batch:
+                self._write_batch(batch)
+                if self._queue.empty():
+                    held_since = time.monotonic()
+                elif time.monotonic() - held_since > HOLD:
+                    time.sleep(YIELD)
+                    held_since = time.monotonic()
+            if not more:
+                return
+
+    def _take_batch(self, patience: float) -> tuple[list[tuple[Any, Reply]], bool]:
+        batch: list[tuple[Any, Reply]] = []
+        try:
+            item = self._queue.get(timeout=max(0.0, patience))
+            while item is not None:
+                batch.append(item)
+                if len(batch) >= BATCH:
+                    return batch, True
+                item = self._queue.get_nowait()
+        except queue.Empty:
+            return batch, True
+        return batch, False
+
+    def _write_batch(self, batch: Sequence[tuple[Any, Reply]]) -> None:
+        answers: list[Any]
+        try:
+            answers, transaction = self._transact([operation for operation, _ in batch])
+        except BaseException as error:
+            if len(batch) == 1:
+                _answer(batch[0][1], Failure(error))
+            else:
+                LOGGER.debug('a batch of %d failed (%s); writing it one by one', len(batch), error)
+                for item in batch:
+                    self._write_batch([item])
+            return
+        self.batches += 1
+        self._faults.hit(FaultPoint.BATCH_COMMITTED)
+        if transaction.changes or transaction.claims:
+            self._listener.committed(transaction.changes, transaction.claims)
+        for (_, reply), answer in zip(batch, answers, strict=True):
+            _answer(reply, answer)
+        self._faults.hit(FaultPoint.BATCH_ANSWERED)
+
+    def _transact(self, operations: Sequence[Any]) -> tuple[list[Any], Transaction]:
+        give_up = time.monotonic() + BUSY_PATIENCE
+        while True:
+            try:
+                return self._try_transaction(operations)
+            except Exception as error:
+                ours = self._database.translate(error)
+                if not self._database.is_busy(error):
+                    raise ours from error
+                if time.monotonic() > give_up:
+                    raise ours from error
+                LOGGER.warning('the store is busy, trying again: %s', error)
+
+    def _try_transaction(self, operations: Sequence[Any]) -> tuple[list[Any], Transaction]:
+        cursor = self._database.begin()
+        try:
+            transaction = Transaction(
+                cursor=cursor, sql=self._statements, engine_id=self.engine_id, admission=self._admission
+            )
+            self._faults.hit(FaultPoint.BATCH_BEGUN)
+            answers = _perform(transaction, operations)
+            self._faults.hit(FaultPoint.BATCH_WRITTEN)
+            self._database.commit()
+        except BaseException:
+            self._database.rollback()
+            raise
+        return answers, transaction
+
+    def _refuse_the_rest(self) -> None:
+        error = EngineStopped('the store stopped before this was written')
+        while True:
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return
+            if item is not None:
+                _answer(item[1], Failure(error))
+
+
+class _Resolve:
+    """A reply that resolves a future."""
+
+    __slots__ = ('_future',)
+
+    def __init__(self, future: concurrent.futures.Future[Any]) -> None:
+        self._future = future
+
+    def __call__(self, answer: Any) -> None:
+        if not self._future.set_running_or_notify_cancel():
+            return
+        if isinstance(answer, Failure):
+            self._future.set_exception(answer.error)
+        else:
+            self._future.set_result(answer)
+
+
+def _perform(transaction: Transaction, operations: Sequence[Any]) -> list[Any]:
+    """Run the operations in order, neighbouring units as one group."""
+    answers: list[Any] = []
+    units: list[Unit] = []
+    for operation in operations:
+        if isinstance(operation, Unit):
+            units.append(operation)
+            continue
+        if units:
+            answers.extend(transaction.apply(units))
+            units = []
+        answers.append(operation(transaction))
+    if units:
+        answers.extend(transaction.apply(units))
+    return answers
+
+
+def _answer(reply: Reply, answer: Any) -> None:
+    try:
+        reply(answer)
+    except Exception:
+        LOGGER.exception('a reply of the store raised')

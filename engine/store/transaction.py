@@ -1,0 +1,386 @@
+"""What the store can do inside one transaction, and nothing of threads, batches or retries.
+
+The order within a group of units is fixed: the fences are read in one statement, what hangs on them is written
+only for the units whose fence holds, then the waiting ones are looked at. So a parent that goes to wait while its
+last child ends, in the same batch or in different ones, is woken exactly once: whoever commits second sees the
+other's rows.
+
+Nothing here tells anybody. ``changes`` and ``claims`` collect what is true once the transaction is committed; if
+it is rolled back, the object is thrown away with them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from ..errors import KeyConflict
+from ..states import TERMINAL_STATES, ProcessState
+from .records import Advance, EngineRecord, Fence, Held, LogEntry, Lost, ProcessRecord, StateChange, Unit, Verdict
+
+if TYPE_CHECKING:
+    from .statements import Statements  # which imports SQLAlchemy
+
+_OWNED_STATES = frozenset({ProcessState.CREATED, ProcessState.RUNNING})
+
+
+class Cursor(Protocol):
+    """The part of a database driver's cursor that the store uses."""
+
+    rowcount: int
+
+    def execute(self, sql: str, parameters: Any = ..., /) -> Any:
+        """Run one statement."""
+
+    def executemany(self, sql: str, parameters: Iterable[Any], /) -> Any:
+        """Run one statement for each set of parameters."""
+
+    def fetchall(self) -> list[Any]:
+        """The rows of the last statement."""
+
+    def fetchone(self) -> Any:
+        """The next row of the last statement, or ``None``."""
+
+
+class Admission(Protocol):
+    """Who may be claimed by this engine, and how many at once."""
+
+    def admits(self, record: ProcessRecord, taken: int) -> bool:
+        """Whether this engine can take one more process, having taken ``taken`` in this transaction already."""
+
+
+class Transaction:
+    """One transaction's view of the store.
+
+    :param cursor: a cursor inside a begun transaction.
+    :param engine_id: the engine that claims.
+    :param admission: asked before each claim.
+    """
+
+    def __init__(self, *, cursor: Cursor, sql: Statements, engine_id: int, admission: Admission) -> None:
+        self._cursor = cursor
+        self._sql = sql
+        self._engine_id = engine_id
+        self._admission = admission
+        self._now = time.time()
+        self.changes: list[StateChange] = []
+        self.claims: list[ProcessRecord] = []
+
+    # -- units -------------------------------------------------------------------------------------
+
+    def apply(self, units: Sequence[Unit]) -> list[Verdict]:
+        """Write the units in their order and give a verdict on each.
+
+        :raises KeyConflict: a created process names a key that is taken by another class or other inputs.
+        """
+        verdicts: list[Verdict] = []
+        for wave in _waves(units):
+            verdicts.extend(self._apply_wave(wave))
+        return verdicts
+
+    def _apply_wave(self, units: Sequence[Unit]) -> list[Verdict]:
+        verdicts = self._judge(units)
+        held = [unit for unit, verdict in zip(units, verdicts, strict=True) if isinstance(verdict, Held)]
+        self._create(held, units, verdicts)
+        self._write_advances(held)
+        if any(unit.kept_calls is not None for unit in held):
+            self._kill_unasked_calls(held)
+        log = [entry for unit in held for entry in unit.log]
+        if log:
+            self._cursor.executemany(self._sql.insert_log, [msgspec.structs.asdict(entry) for entry in log])
+        satisfied = self._await(held)
+        self._wake_waiters_of(
+            unit.fence.pid
+            for unit in held
+            if unit.fence is not None and unit.advance is not None and unit.advance.state in TERMINAL_STATES
+        )
+        if satisfied:
+            for index, unit in enumerate(units):
+                verdict = verdicts[index]
+                if unit.fence is not None and unit.fence.pid in satisfied and isinstance(verdict, Held):
+                    verdicts[index] = msgspec.structs.replace(verdict, satisfied=True)
+        return verdicts
+
+    def _judge(self, units: Sequence[Unit]) -> list[Verdict]:
+        fenced = [unit.fence.pid for unit in units if unit.fence is not None]
+        rows: dict[int, Any] = {}
+        if fenced:
+            self._cursor.execute(self._sql.fences, {'pids': self._sql.dialect.pids(fenced)})
+            rows = {row[0]: row for row in self._cursor.fetchall()}
+        return [_verdict(unit, rows) for unit in units]
+
+    def _create(self, held: Sequence[Unit], units: Sequence[Unit], verdicts: list[Verdict]) -> None:
+        rows: list[dict[str, Any]] = []
+        for unit in held:
+            for record in unit.create:
+                if record.key is not None:
+                    holder = self._holder_of_key(record)
+                    if holder is not None:
+                        index = next(i for i, other in enumerate(units) if other is unit)
+                        verdict = verdicts[index]
+                        version = verdict.version if isinstance(verdict, Held) else 0
+                        verdicts[index] = Held(version=version, attached=holder)
+                        continue
+                rows.append(msgspec.structs.asdict(self._claimed_at_birth(record)))
+                self.changes.append(StateChange(record.pid, '', record.state))
+        if rows:
+            self._cursor.executemany(self._sql.insert_process, rows)
+
+    def _holder_of_key(self, record: ProcessRecord) -> ProcessRecord | None:
+        self._cursor.execute(self._sql.holder_of_key, {'key': record.key})
+        row = self._cursor.fetchone()
+        if row is None:
+            return None
+        holder = ProcessRecord(*row)
+        if holder.fingerprint != record.fingerprint:
+            raise KeyConflict(
+                f'the key {record.key!r} belongs to process {holder.pid} ({holder.process_label}, {holder.state}), '
+                f'which has {"other inputs" if holder.class_name == record.class_name else "another class"}; use '
+                f'another key, or the same inputs to attach to that process'
+            )
+        if holder.owner is None:
+            self._cursor.execute(
+                self._sql.adopt, {'new_origin': self._engine_id, 'adopted_pid': holder.pid}
+            )
+        return holder
+
+    def _claimed_at_birth(self, record: ProcessRecord) -> ProcessRecord:
+        if record.driven or record.state not in _OWNED_STATES:
+            return record
+        if not self._admission.admits(record, len(self.claims)):
+            return record
+        record = msgspec.structs.replace(record, owner=self._engine_id, epoch=1)
+        self.claims.append(record)
+        return record
+
+    def _write_advances(self, held: Sequence[Unit]) -> None:
+        rows: list[dict[str, Any]] = []
+        for unit in held:
+            fence, advance = unit.fence, unit.advance
+            if fence is None or advance is None:
+                continue
+            rows.append(
+                {
+                    'state': advance.state,
+                    'visit': advance.visit,
+                    'step': advance.step,
+                    'checkpoint': advance.checkpoint,
+                    'outputs': advance.outputs,
+                    'exit_status': advance.exit_status,
+                    'exit_message': advance.exit_message,
+                    'exception': advance.exception,
+                    'owner': self._engine_id if advance.state in _OWNED_STATES else None,
+                    'changed_at': self._now,
+                    'fenced_pid': fence.pid,
+                    'fenced_epoch': fence.epoch,
+                    'fenced_version': fence.version,
+                }
+            )
+            if advance.state != ProcessState.RUNNING:
+                self.changes.append(StateChange(fence.pid, ProcessState.RUNNING, advance.state))
+        if rows:
+            self._cursor.executemany(self._sql.advance, rows)
+
+    def _kill_unasked_calls(self, held: Sequence[Unit]) -> None:
+        for unit in held:
+            fence, advance, kept = unit.fence, unit.advance, unit.kept_calls
+            if fence is None or advance is None or kept is None:
+                continue
+            # The visit that ends here is the one before the visit that the advance begins.
+            self._cursor.execute(
+                self._sql.unasked_calls, {'parent': fence.pid, 'call_visit': advance.visit - 1}
+            )
+            unasked = [pid for pid, number in self._cursor.fetchall() if number not in kept]
+            if unasked:
+                self.kill(unasked, 'the step that had called it was run again and did not ask for it')
+
+    def _await(self, held: Sequence[Unit]) -> set[int]:
+        """Register what goes to wait; return those whose wait was over before it began."""
+        waits = [
+            (unit.fence.pid, unit.advance)
+            for unit in held
+            if unit.fence is not None and unit.advance is not None and unit.advance.state == ProcessState.WAITING
+        ]
+        if not waits:
+            return set()
+        self._cursor.executemany(
+            self._sql.insert_awaiting,
+            [{'waiter': pid, 'awaited_pid': awaited} for pid, advance in waits for awaited in advance.awaiting],
+        )
+        waiters = {pid for pid, _ in waits}
+        satisfied = waiters - self._still_waiting(waiters)
+        if satisfied:
+            self._cursor.execute(
+                self._sql.stay_running,
+                {'owner': self._engine_id, 'pids': self._sql.dialect.pids(satisfied)},
+            )
+            self.changes.extend(
+                StateChange(pid, ProcessState.WAITING, ProcessState.RUNNING) for pid in satisfied
+            )
+        return satisfied
+
+    # -- waking and claiming ---------------------------------------------------------------------------
+
+    def _still_waiting(self, waiters: Iterable[int]) -> set[int]:
+        self._cursor.execute(self._sql.still_waiting, {'pids': self._sql.dialect.pids(waiters)})
+        return {row[0] for row in self._cursor.fetchall()}
+
+    def _wake_waiters_of(self, ended: Iterable[int]) -> None:
+        pids = self._sql.dialect.pids(ended)
+        if pids == self._sql.dialect.pids(()):
+            return
+        self._cursor.execute(self._sql.resolve_awaited, {'pids': pids})
+        waiters = {row[0] for row in self._cursor.fetchall()}
+        if not waiters:
+            return
+        woken = waiters - self._still_waiting(waiters)
+        if not woken:
+            return
+        self._cursor.execute(
+            self._sql.wake, {'pids': self._sql.dialect.pids(woken), 'changed_at': self._now}
+        )
+        running = [row[0] for row in self._cursor.fetchall()]
+        self.changes.extend(StateChange(pid, ProcessState.WAITING, ProcessState.RUNNING) for pid in running)
+        if running:
+            self.claim(running)
+
+    def claim(self, pids: Iterable[int]) -> int:
+        """Take those of ``pids`` that nobody owns, as far as the admission goes.
+
+        :returns: how many were claimed.
+        """
+        self._cursor.execute(self._sql.select_processes, {'pids': self._sql.dialect.pids(pids)})
+        admitted: list[int] = []
+        for row in self._cursor.fetchall():
+            record = ProcessRecord(*row)
+            if record.owner is None and self._admission.admits(record, len(self.claims) + len(admitted)):
+                admitted.append(record.pid)
+        if not admitted:
+            return 0
+        self._cursor.execute(
+            self._sql.claim, {'pids': self._sql.dialect.pids(admitted), 'new_owner': self._engine_id}
+        )
+        records = [ProcessRecord(*row) for row in self._cursor.fetchall()]
+        self.claims.extend(records)
+        return len(records)
+
+    def claim_driven(self, pid: int) -> ProcessRecord | None:
+        """Take a process function that the calling thread is about to drive itself, if nobody owns it."""
+        self._cursor.execute(
+            self._sql.claim, {'pids': self._sql.dialect.pids([pid]), 'new_owner': self._engine_id}
+        )
+        row = self._cursor.fetchone()
+        return None if row is None else ProcessRecord(*row)
+
+    # -- intents ---------------------------------------------------------------------------------------
+
+    def kill(self, pids: Iterable[int], message: str) -> list[int]:
+        """Kill these processes and all their descendants that have not ended.
+
+        From the commit on no other end is possible: the row's version has moved on, so whatever a step that still
+        executes wants to write is refused.
+
+        :returns: the pids that this call killed.
+        """
+        self._cursor.execute(self._sql.family, {'pids': self._sql.dialect.pids(pids)})
+        family = self._cursor.fetchall()
+        killed = [row[0] for row in family]
+        if killed:
+            as_set = self._sql.dialect.pids(killed)
+            self._cursor.execute(
+                self._sql.kill, {'pids': as_set, 'exit_message': message, 'changed_at': self._now}
+            )
+            self._cursor.execute(self._sql.forget_waiter, {'pids': as_set})
+            self.changes.extend(StateChange(pid, before, ProcessState.KILLED) for pid, before in family)
+            self._wake_waiters_of(killed)
+        return killed
+
+    def release(self, fence: Fence) -> None:
+        """Give a claimed process back, to be claimed by anyone."""
+        self._cursor.execute(
+            self._sql.release_one,
+            {'released_pid': fence.pid, 'old_owner': self._engine_id, 'old_epoch': fence.epoch},
+        )
+
+    def write_log(self, entries: Sequence[LogEntry]) -> None:
+        """Append log records that belong to no unit."""
+        self._cursor.executemany(self._sql.insert_log, [msgspec.structs.asdict(entry) for entry in entries])
+
+    # -- engines and pids --------------------------------------------------------------------------------
+
+    def reserve_pids(self, count: int) -> int:
+        """Reserve ``count`` pids; returns the first one after them."""
+        self._cursor.execute(self._sql.next_number, {'counter': 'pid', 'count': count})
+        return int(self._cursor.fetchone()[0])
+
+    def register_engine(self, record: EngineRecord) -> int:
+        """Add an engine; returns its id, which is never used again."""
+        parameters = msgspec.structs.asdict(record)
+        del parameters['id']
+        self._cursor.execute(self._sql.insert_engine, parameters)
+        return int(self._cursor.fetchone()[0])
+
+    def live_engines(self) -> list[EngineRecord]:
+        """The engines that have not ended."""
+        self._cursor.execute(self._sql.live_engines, {})
+        return [EngineRecord(*row) for row in self._cursor.fetchall()]
+
+    def beat(self, engine_id: int) -> bool:
+        """Raise an engine's heartbeat; ``False`` when it has been declared dead."""
+        self._cursor.execute(self._sql.beat, {'engine_id': engine_id})
+        return self._cursor.rowcount == 1
+
+    def declare_dead(self, engine_id: int, seen: int) -> bool:
+        """Declare an engine dead whose heartbeat was ``seen`` last, and release what it owned.
+
+        :returns: whether this call did it; ``False`` when it has beaten or ended since.
+        """
+        self._cursor.execute(self._sql.declare_dead, {'engine_id': engine_id, 'seen': seen})
+        if self._cursor.rowcount != 1:
+            return False
+        self._cursor.execute(self._sql.release, {'old_owner': engine_id})
+        return True
+
+    def end_engine(self, engine_id: int, how: str) -> None:
+        """End an engine that stops by itself, and release what it owned."""
+        self._cursor.execute(self._sql.release, {'old_owner': engine_id})
+        self._cursor.execute(self._sql.end_engine, {'engine_id': engine_id, 'how': how})
+
+    def release_all_but(self, engine_id: int, pids: Iterable[int]) -> None:
+        """Release what an engine owns, except for these, whose steps still execute."""
+        self._cursor.execute(
+            self._sql.release_others, {'old_owner': engine_id, 'pids': self._sql.dialect.pids(pids)}
+        )
+
+
+def _verdict(unit: Unit, rows: dict[int, Any]) -> Verdict:
+    fence: Fence | None = unit.fence
+    if fence is None:
+        return Held(version=0)
+    row = rows.get(fence.pid)
+    if row is None:
+        return Lost(state=None)
+    _, epoch, version, state, message = row
+    if epoch != fence.epoch or version != fence.version or state in TERMINAL_STATES:
+        return Lost(state=state, message=message)
+    advance: Advance | None = unit.advance
+    return Held(version=version if advance is None else version + 1)
+
+
+def _waves(units: Sequence[Unit]) -> Iterator[Sequence[Unit]]:
+    """Cut the units into runs in which no process is named twice, so that each run can be written as a set."""
+    start, seen = 0, set[int]()
+    for index, unit in enumerate(units):
+        named = [record.pid for record in unit.create]
+        keys = [hash(record.key) for record in unit.create if record.key is not None]
+        if unit.fence is not None:
+            named.append(unit.fence.pid)
+        if not seen.isdisjoint(named) or not seen.isdisjoint(keys):
+            yield units[start:index]
+            start, seen = index, set()
+        seen.update(named, keys)
+    if start < len(units):
+        yield units[start:]

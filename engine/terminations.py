@@ -1,0 +1,102 @@
+"""Who waits for which process to end, in this OS process.
+
+A wait is a future that resolves to nothing: it says only that the end is committed, and whoever waits reads the row
+itself. The end of a process of this engine's is told by the store thread right after the commit; the end of another
+engine's is found by asking the store about all awaited pids at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from concurrent.futures import Future, InvalidStateError
+
+from .errors import EngineStopped
+
+__all__ = ['Terminations']
+
+
+class Terminations:
+    """Futures of the ends of processes."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._futures: dict[int, list[Future[None]]] = {}
+        self._exceptions: dict[int, BaseException] = {}
+        self._closed: EngineStopped | None = None
+
+    def expect(self, pid: int) -> Future[None]:
+        """A future that resolves when the end of ``pid`` is committed.
+
+        Register first, then look whether the process has ended already: so no end is missed.
+        """
+        future: Future[None] = Future()
+        with self._lock:
+            if self._closed is not None:
+                raise self._closed
+            self._futures.setdefault(pid, []).append(future)
+        return future
+
+    def forget(self, pid: int, future: Future[None]) -> None:
+        """Nobody waits on this future any more."""
+        with self._lock:
+            waiting = self._futures.get(pid, [])
+            if future in waiting:
+                waiting.remove(future)
+            if not waiting:
+                self._futures.pop(pid, None)
+                self._exceptions.pop(pid, None)
+
+    def awaited(self) -> list[int]:
+        """The pids that somebody waits for."""
+        with self._lock:
+            return list(self._futures)
+
+    def keep_exception(self, pid: int, error: BaseException) -> None:
+        """Remember the very object that a process raised, for whoever waits in this OS process."""
+        with self._lock:
+            if pid in self._futures:
+                self._exceptions[pid] = error
+
+    def exception(self, pid: int) -> BaseException | None:
+        """The object that was raised, while somebody waits."""
+        with self._lock:
+            return self._exceptions.get(pid)
+
+    def ended(self, pids: Iterable[int]) -> None:
+        """The ends of these processes are committed."""
+        with self._lock:
+            futures = [future for pid in pids for future in self._futures.get(pid, ())]
+        for future in futures:
+            _resolve(future, None)
+
+    def fail(self, pid: int, error: BaseException) -> None:
+        """No end of ``pid`` will come that this engine could tell of."""
+        with self._lock:
+            futures = list(self._futures.get(pid, ()))
+        for future in futures:
+            _resolve(future, error)
+
+    def close(self) -> None:
+        """Fail every wait that is left: the engine stops, the processes stay in the store."""
+        with self._lock:
+            self._closed = EngineStopped('the engine has stopped; start one to wait for processes')
+            left = [(pid, future) for pid, futures in self._futures.items() for future in futures]
+        for pid, future in left:
+            _resolve(
+                future,
+                EngineStopped(
+                    f'the engine stopped before process {pid} ended; it stays runnable in the store and goes on when '
+                    f'an engine claims it'
+                ),
+            )
+
+
+def _resolve(future: Future[None], error: BaseException | None) -> None:
+    try:
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+    except InvalidStateError:
+        return  # it was told twice, by the commit and by the poll, or the waiter has given up
