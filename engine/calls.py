@@ -23,13 +23,13 @@ from .errors import (
     StepAborted,
 )
 from .execution import EngineParts
+from .exit_code import ExitCode
 from .faults import FaultPoint
 from .launch import compose, merge_inputs
 from .node import ProcessNode
 from .pids import PidBlocks
 from .processes.functions import FunctionProcess, ProcessFunction, as_outputs, process_class_of
 from .processes.visit import Host, Visit, current_visit, entered
-from .exit_code import ExitCode
 from .states import TERMINAL_STATES, ProcessState
 from .store.records import Advance, Fence, Held, Lost, ProcessRecord, Unit, Verdict
 from .values import dump_exception, load_exception
@@ -325,7 +325,7 @@ def _returned(outputs: dict[str, Any]) -> Any:
 def _lost(pid: int, verdict: Lost) -> StepAborted:
     if verdict.state == ProcessState.KILLED:
         return StepAborted(f'process {pid} was killed: {verdict.message}')
-    return LeaseLost(f'process {pid} is no longer this engine\'s (it is {verdict.state}); its step counts for nothing')
+    return LeaseLost(f"process {pid} is no longer this engine's (it is {verdict.state}); its step counts for nothing")
 
 
 def remaining(deadline: float | None) -> float | None:

@@ -124,10 +124,13 @@ class Claims:
             page = reader.runnable(PAGE, passed_over)
             wanted = [pid for pid, name, digest, origin in page if self._may_run(pid, name, digest, origin)]
             if wanted:
-                self._parts.store.call(lambda transaction, pids=tuple(wanted): transaction.claim(pids)).result()
+                self._claim(wanted)
             if len(page) < PAGE:
                 return
             passed_over += len(page) - len(wanted)
+
+    def _claim(self, pids: list[int]) -> int:
+        return self._parts.store.call(lambda transaction: transaction.claim(pids)).result()
 
     def _may_run(self, pid: int, class_name: str, class_hash: str | None, origin: int) -> bool:
         if not (self._claims_all or origin in self._origins) or pid in self._parked:

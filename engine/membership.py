@@ -19,8 +19,8 @@ from pathlib import Path
 from .errors import EngineStopped, StoreError
 from .faults import FaultPoint, Faults
 from .processes.identity import script_of_main
-from .store.lockfile import EngineLock, try_take
 from .store.location import StoreLocation
+from .store.lockfile import EngineLock, try_take
 from .store.records import EngineRecord
 from .store.store_thread import StoreThread
 from .store.transaction import Transaction

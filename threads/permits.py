@@ -25,7 +25,7 @@ from .stacks import top_of
 
 LOGGER = logging.getLogger(__name__)
 
-Job = Callable[[], None]
+Job = Callable[[], object]
 
 
 class _Thread:

@@ -37,6 +37,12 @@ class FunctionProcess(Process):
 
     function: ClassVar[Callable[..., Any]]
 
+    @classmethod
+    def define(cls, spec: ProcessSpec) -> None:
+        """Take the ports from the function's signature."""
+        super().define(spec)
+        _declare_ports(spec, cls.function)
+
     def run(self) -> Any:
         """Call the function with the inputs and take what it returns as outputs."""
         returned = self.call()
@@ -175,44 +181,40 @@ def _make_class(function: Callable[..., Any]) -> type[FunctionProcess]:
     name = function.__name__
     if inspect.iscoroutinefunction(function):
         raise SpecError(f'{name}() is a coroutine function; process functions run in the calling thread, use def')
-    parameters = inspect.signature(function).parameters.values()
-    hints = _hints(function)
-    for parameter in parameters:
+    for parameter in inspect.signature(function).parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
             raise SpecError(
                 f'{name}() has the parameter {parameter}, whose values have no name; inputs are named, so make it '
                 f'a keyword parameter or **{parameter.name}'
             )
 
-    def define(cls: type[FunctionProcess], spec: ProcessSpec) -> None:
-        super(made, cls).define(spec)
-        for parameter in parameters:
-            if parameter.kind is parameter.VAR_KEYWORD:
-                spec.inputs.dynamic = True
-                continue
-            options: dict[str, Any] = {}
-            if parameter.name in hints:
-                options['valid_type'] = hints[parameter.name]
-            if parameter.default is not parameter.empty:
-                options['default'] = parameter.default
-            spec.input(parameter.name, **options)
-        spec.outputs.dynamic = True
-
-    made = types.new_class(
+    made = type(
         name,
         (FunctionProcess,),
-        exec_body=lambda namespace: namespace.update(
-            {
-                'function': staticmethod(function),
-                'define': classmethod(define),
-                '__module__': function.__module__,
-                '__qualname__': function.__qualname__,
-                '__doc__': function.__doc__,
-            }
-        ),
+        {
+            'function': staticmethod(function),
+            '__module__': function.__module__,
+            '__qualname__': function.__qualname__,
+            '__doc__': function.__doc__,
+        },
     )
     made.spec()  # a mistake in the signature shows where the function is defined
     return made
+
+
+def _declare_ports(spec: ProcessSpec, function: Callable[..., Any]) -> None:
+    hints = _hints(function)
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            spec.inputs.dynamic = True
+            continue
+        options: dict[str, Any] = {}
+        if parameter.name in hints:
+            options['valid_type'] = hints[parameter.name]
+        if parameter.default is not parameter.empty:
+            options['default'] = parameter.default
+        spec.input(parameter.name, **options)
+    spec.outputs.dynamic = True
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
@@ -226,10 +228,9 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _as_type(hint: Any) -> Any:
-    if isinstance(hint, type) and not isinstance(hint, types.GenericAlias):
-        return hint
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         members = [_as_type(member) for member in typing.get_args(hint)]
         return None if None in members else tuple(members)
-    origin = typing.get_origin(hint)
-    return origin if isinstance(origin, type) else None
+    # The elements of list[int] are not checked, that it is a list is.
+    kind = typing.get_origin(hint) or hint
+    return kind if isinstance(kind, type) else None

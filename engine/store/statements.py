@@ -72,10 +72,6 @@ def _columns(table: sa.Table, record: type[msgspec.Struct], prefix: str = '') ->
     return [table.c[field].label(prefix + field) for field in record.__struct_fields__]
 
 
-def _values(dialect, *names: str) -> dict[str, sa.BindParameter[Any]]:
-    return {name: x for name in names}
-
-
 def _values(dialect: Dialect, *names: str) -> dict[str, sa.ColumnElement[Any]]:
     return {name: dialect.parameter(name) for name in names}
 

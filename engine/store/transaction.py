@@ -19,7 +19,18 @@ import msgspec
 
 from ..errors import KeyConflict
 from ..states import TERMINAL_STATES, ProcessState
-from .records import Advance, EngineRecord, Fence, Held, LogEntry, Lost, ProcessRecord, StateChange, Unit, Verdict
+from .records import (
+    Advance,
+    EngineRecord,
+    Fence,
+    Held,
+    LogEntry,
+    Lost,
+    ProcessRecord,
+    StateChange,
+    Unit,
+    Verdict,
+)
 
 if TYPE_CHECKING:
     from .statements import Statements  # which imports SQLAlchemy

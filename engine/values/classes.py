@@ -8,7 +8,6 @@ import functools
 import importlib
 import inspect
 import sys
-import threading
 import types
 import weakref
 from collections.abc import Mapping
@@ -17,9 +16,9 @@ from typing import Any, Generic
 from ..errors import CorruptValue, UnstorableValue
 
 _GENERIC: Any = Generic
-# Classes that no import finds (of a function, of __main__, of a notebook), by name, once they were encoded.
+# No lock guards it, since one that is held while the OS process forks is held for ever in the child; one get
+# or one assignment is whole by itself. Classes that no import finds (of a function, of __main__, of a notebook), by name, once they were encoded.
 _known: weakref.WeakValueDictionary[str, type] = weakref.WeakValueDictionary()
-_known_lock = threading.Lock()
 
 
 def name_of(cls: type) -> str:
@@ -39,8 +38,7 @@ def name_of(cls: type) -> str:
             raise UnstorableValue(
                 f'{cls!r} cannot be stored: {name} is another object now; was its module reloaded?'
             )
-    with _known_lock:
-        _known[name] = cls
+    _known[name] = cls
     return name
 
 
@@ -54,8 +52,7 @@ def find(name: object) -> type:
     if type(name) is not str:
         raise CorruptValue(f'stored data names a class by {type(name).__name__}, not by text')
     module_name, _, qualname = name.partition(':')
-    with _known_lock:
-        known = _known.get(name)
+    known = _known.get(name)
     if known is not None:
         return known
     if not all(part.isidentifier() for part in module_name.split('.')) or not qualname:
@@ -195,9 +192,9 @@ def is_plain_dataclass(cls: type) -> bool:
 
 
 def _has_hidden_state(base: type) -> bool:
-    # Classes of Python code are heap types (flag bit 9) and keep their state in slots and __dict__; builtin
-    # and extension types keep it in C.
-    return not base.__flags__ & (1 << 9)
+    # Classes of Python code are heap types (flag bit 9) and keep their state in slots and __dict__. Builtin types
+    # keep theirs in C; those of extensions may be heap types as well, but then their __new__ is a C function.
+    return not base.__flags__ & (1 << 9) or isinstance(vars(base).get('__new__'), types.BuiltinFunctionType)
 
 
 def find_dataclass(name: object) -> type:
