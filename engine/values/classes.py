@@ -11,13 +11,12 @@ import sys
 import types
 import weakref
 from collections.abc import Mapping
-from typing import Any, Generic
+from typing import Any
 
 from ..errors import CorruptValue, UnstorableValue
 
-_GENERIC: Any = Generic
-# No lock guards it, since one that is held while the OS process forks is held for ever in the child; one get
-# or one assignment is whole by itself. Classes that no import finds (of a function, of __main__, of a notebook), by name, once they were encoded.
+# Classes that no import finds (of a function, of __main__, of a notebook), by name, once they were encoded. No lock
+# guards it: one that is held while the OS process forks stays held in the child, and single operations are whole.
 _known: weakref.WeakValueDictionary[str, type] = weakref.WeakValueDictionary()
 
 
@@ -188,7 +187,7 @@ def is_plain_dataclass(cls: type) -> bool:
     """
     if '__dataclass_fields__' not in vars(cls) or issubclass(cls, enum.Enum):
         return False
-    return all(base is _GENERIC or not _has_hidden_state(base) for base in cls.__mro__[:-1])
+    return all(not _has_hidden_state(base) for base in cls.__mro__[:-1])
 
 
 def _has_hidden_state(base: type) -> bool:

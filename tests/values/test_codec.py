@@ -98,6 +98,20 @@ class DictDataclass(dict):  # type: ignore[type-arg]
     a: int = 0
 
 
+@dataclasses.dataclass
+class PartialDataclass(functools.partial):  # type: ignore[type-arg]
+    a: int = 0
+
+
+@dataclasses.dataclass
+class Mass:
+    kg: float
+
+
+class Planet(Mass, enum.Enum):
+    EARTH = 5.97e24
+
+
 class MyInt(int):
     pass
 
@@ -217,6 +231,7 @@ VALUES = [
     Access.READ | Access.WRITE,
     Access(0),
     Point.Inner.A,
+    Planet.EARTH,
     Point(1.0, tags=['a']),
     Frozen(1, (2,)),
     {Frozen(1): Frozen(2)},
@@ -342,6 +357,7 @@ def test_local_classes_are_known_while_they_live() -> None:
         (Pair(1, 2), 'Pair'),
         (Undecorated(1.0), 'Undecorated'),
         (DictDataclass(), 'DictDataclass'),
+        (PartialDataclass.__new__(PartialDataclass, len), 'PartialDataclass'),
         (ValueError('x'), 'ValueError'),
         (len, 'builtin_function'),
         (Point, "<class 'type'>"),
