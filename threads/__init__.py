@@ -14,6 +14,7 @@ from .group import Group, Member
 from .loop_thread import LoopState, LoopThread, current_loop_thread, refuse_on_loop_thread
 from .mailbox import Mailbox
 from .permits import StepThreads
+from .stacks import stack_of, top_of
 from .watchdog import Watchdog
 
 __all__ = [
@@ -36,6 +37,8 @@ __all__ = [
     'current_loop_thread',
     'refuse_on_loop_thread',
     'run_in_child',
+    'stack_of',
+    'top_of',
     'wait',
     'wait_on_loop',
 ]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import weakref
 from collections import deque
@@ -25,6 +26,8 @@ from typing import Any, TypeAlias, TypeVar, TypeVarTuple
 from .errors import Forked, LoopClosed
 from .fork import run_in_child
 from .relay import relay_of
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar('T')
 Ts = TypeVarTuple('Ts')
@@ -115,7 +118,8 @@ class Bridge:
         """Run `callback(*args)` on the loop soon, after everything posted before.
 
         Safe from any thread, from the loop itself and from a signal handler; never blocks. A callback that
-        raises is reported to the loop's exception handler; the others run all the same.
+        raises is reported to the loop's exception handler; the others run all the same. One that
+        raises a `BaseException` crashes the loop's thread, after the others that it was taken with have run.
 
         :raises LoopClosed: the bridge is closed; the callback will not run.
         :raises Forked: in a forked child.
@@ -225,7 +229,10 @@ class Bridge:
             if future is not None:
                 self._live.add(future)
         for future in list(self._live):
-            self._settle(future, error=self.refusal(future))
+            try:
+                self._settle(future, error=self.refusal(future))
+            except BaseException:  # out of a done-callback, which must not keep the others from resolving
+                logger.exception('a done-callback of a call on %r failed', self.name)
 
     def refusal(self, future: CrossingFuture[Any] | None = None) -> LoopClosed | Forked:
         """The error for a call that is not accepted, or for an accepted `future` that cannot be answered."""

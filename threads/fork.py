@@ -50,7 +50,8 @@ class ForkGuard:
 
 
 _callbacks: list[Callable[[], Callable[[], object] | None]] = []
-_lock = threading.Lock()
+# Reentrant: the collector may run a finalizer that comes in again.
+_lock = threading.RLock()
 
 
 def run_in_child(callback: Callable[[], object]) -> None:
@@ -72,13 +73,14 @@ def run_in_child(callback: Callable[[], object]) -> None:
     with _lock:
         # Dead references are few; sweeping them here keeps the list short without callbacks from the
         # collector.
-        _callbacks[:] = [known for known in _callbacks if known() is not None]
+        for dead in [known for known in _callbacks if known() is None]:
+            _callbacks.remove(dead)
         _callbacks.append(reference)
 
 
 def _after_fork_in_child() -> None:
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     for reference in list(_callbacks):
         callback = reference()
         if callback is None:

@@ -57,6 +57,8 @@ class LoopThread:
     with a `LoopClosed` whose cause is the crash, `on_crash` is called, and `join()` and `stop()` raise the
     crash.
 
+    A crash before the thread is up is raised by `start()` alone.
+
     :param name: the thread's name, used in every message.
     :param on_crash: called as `on_crash(loop_thread, error)`, once, on the crashed thread before its tasks
         are ended; it must not block (`request_stop()` of others is fine, `stop()` is not).
@@ -88,6 +90,7 @@ class LoopThread:
         self._started = False
         self._stop_requested = False
         self._winding_up = False
+        self._stop_task_name = f'{name}:stop'
         self._cancelled: set[asyncio.Task[Any]] = set()
         self._up = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -209,7 +212,7 @@ class LoopThread:
         if self._loop is None:
             return ''
         try:
-            names = sorted(task.get_name() for task in asyncio.all_tasks(self._loop))
+            names = sorted({task.get_name() for task in asyncio.all_tasks(self._loop)} - {self._stop_task_name})
         except RuntimeError:  # the set changed while it was read, too often
             return ''
         return f' and waits for its tasks {", ".join(names[:5] + ["..."] * (len(names) > 5))}' if names else ''
@@ -238,7 +241,13 @@ class LoopThread:
                 loop.run_forever()
             except BaseException as error:
                 self._crash(error)
-            self._wind_up(loop)
+            try:
+                self._wind_up(loop)
+            except BaseException as error:
+                self._crash(error)
+            finally:
+                self.bridge.abandon()
+                loop.close()
         finally:
             with self._lock:
                 self._state = LoopState.STOPPED
@@ -300,6 +309,8 @@ class LoopThread:
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get('exception')
+        if error is not None and error is self._crash_error:
+            return  # reported already; this is the task that it came out of
         if isinstance(error, BaseException) and not isinstance(error, (Exception, asyncio.CancelledError)):
             if self.is_current():
                 self._crash(error)
@@ -353,13 +364,11 @@ class LoopThread:
         while asyncio.all_tasks(loop):
             self._run_to_end(loop, self._end_tasks)
         self._cancelled.clear()
-        self.bridge.abandon()
-        loop.close()
 
     def _run_to_end(self, loop: asyncio.AbstractEventLoop, finish: Callable[[], _Finish]) -> None:
         """Run `finish()`, again from its beginning when a crash throws the loop out of it."""
         while True:
-            task = loop.create_task(finish(), name=f'{self.name}:stop')
+            task = loop.create_task(finish(), name=self._stop_task_name)
             try:
                 loop.run_until_complete(task)
             except BaseException as error:

@@ -3,12 +3,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from treadle.threads import (
+    Bridge,
     LoopClosed,
     LoopState,
     LoopThread,
@@ -552,6 +555,37 @@ def test_a_task_that_fails_in_its_clean_up_is_reported(make_thread: Make, caplog
     assert 'while' in caplog.text
     assert 'clumsy' in caplog.text
     caplog.clear()
+
+
+def test_a_fatal_done_callback_keeps_no_other_future_open(caplog: pytest.LogCaptureFixture) -> None:
+    loop = asyncio.new_event_loop()
+    bridge = Bridge(loop, name='host')
+    futures = [bridge.submit(for_ever) for _ in range(3)]
+
+    def fail(_: object) -> None:
+        raise Fatal
+
+    for future in futures:
+        future.add_done_callback(fail)
+    loop.close()
+    bridge.abandon()
+    assert all(isinstance(future.exception(0), LoopClosed) for future in futures)
+    assert 'done-callback' in caplog.text
+
+
+def test_an_interpreter_may_exit_beside_running_threads() -> None:
+    code = """
+from treadle.threads import LoopThread, Watchdog
+import asyncio
+thread = LoopThread('treadle-worker-1')
+thread.start()
+Watchdog([thread]).start()
+begun = thread.bridge.submit(asyncio.sleep, 60)
+thread.bridge.call(int).result(5)
+print('done')
+"""
+    ended = subprocess.run([sys.executable, '-W', 'error', '-c', code], capture_output=True, text=True, timeout=20)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, 'done\n', '')
 
 
 def test_stopping_the_loop_itself_stops_the_thread(make_thread: Make) -> None:
