@@ -119,8 +119,9 @@ class Claims:
         if self._script is not None:
             self._origins |= reader.ended_engines_of(self._script)
         passed_over = 0
-        dispatcher.turned_away = False
         while dispatcher.room > 0:
+            # Before the query: who is turned away after it sets the flag again.
+            dispatcher.turned_away = False
             page = reader.runnable(PAGE, passed_over)
             wanted = [pid for pid, name, digest, origin in page if self._may_run(pid, name, digest, origin)]
             if wanted:
@@ -128,6 +129,7 @@ class Claims:
             if len(page) < PAGE:
                 return
             passed_over += len(page) - len(wanted)
+        dispatcher.turned_away = True  # there may be more than there is room for
 
     def _claim(self, pids: list[int]) -> int:
         return self._parts.store.call(lambda transaction: transaction.claim(pids)).result()

@@ -15,6 +15,7 @@ from .exit_code import ExitCode
 from .processes.attributes import AttributeDict, FrozenAttributes
 from .states import TERMINAL_STATES, ProcessState
 from .store.records import LogEntry, ProcessRecord
+from .values import describe_exception
 
 if TYPE_CHECKING:
     from .store.reader import Reader
@@ -157,8 +158,6 @@ class ProcessNode:
         return None if described is None else described[2]
 
     def _exception_parts(self) -> tuple[str, str, str] | None:
-        from .values import describe_exception  # the codecs are not needed by who only looks at states
-
         text = self._row().exception
         return None if text is None else describe_exception(text)
 

@@ -188,7 +188,7 @@ def _make_class(function: Callable[..., Any]) -> type[FunctionProcess]:
                 f'a keyword parameter or **{parameter.name}'
             )
 
-    made = type(
+    made = type(FunctionProcess)(
         name,
         (FunctionProcess,),
         {

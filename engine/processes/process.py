@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ['Process', 'StepResult']
 
+SUCCESS = ExitCode()
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StepResult:
@@ -34,7 +36,7 @@ class StepResult:
     """
 
     ending: Ending
-    exit_code: ExitCode = ExitCode()
+    exit_code: ExitCode = SUCCESS
     awaiting: tuple[int, ...] = ()
     next_step: str | None = None
 
@@ -202,7 +204,7 @@ class Process:
 
 def _as_exit_code(label: str, returned: Any) -> ExitCode:
     if returned is None:
-        return ExitCode()
+        return SUCCESS
     if isinstance(returned, ExitCode):
         return returned
     if isinstance(returned, int) and not isinstance(returned, bool):

@@ -1,0 +1,41 @@
+"""The processes that the benchmarks run; a module, so that any engine can import them."""
+
+from __future__ import annotations
+
+from treadle.engine import ProcessSpec, WorkChain, append_
+
+
+class AddTwoSteps(WorkChain):
+    """x + y in one step, the output in the next."""
+
+    @classmethod
+    def define(cls, spec: ProcessSpec) -> None:
+        super().define(spec)
+        spec.input('x', valid_type=int)
+        spec.input('y', valid_type=int)
+        spec.output('sum', valid_type=int)
+        spec.outline(cls.add, cls.give)
+
+    def add(self) -> None:
+        self.ctx.sum = self.inputs.x + self.inputs.y
+
+    def give(self) -> None:
+        self.out('sum', self.ctx.sum)
+
+
+class Fan(WorkChain):
+    """A parent of ``n`` children."""
+
+    @classmethod
+    def define(cls, spec: ProcessSpec) -> None:
+        super().define(spec)
+        spec.input('n', valid_type=int)
+        spec.output('total', valid_type=int)
+        spec.outline(cls.launch, cls.gather)
+
+    def launch(self) -> None:
+        for i in range(self.inputs.n):
+            self.to_context(children=append_(self.submit(AddTwoSteps, x=i, y=1)))
+
+    def gather(self) -> None:
+        self.out('total', sum(child.outputs.sum for child in self.ctx.children))
