@@ -8,9 +8,9 @@ from typing import cast
 from ..errors import StoreError
 from .location import StoreLocation
 from .migrations import check_schema, ensure_schema
+from .queries import Queries, SqliteWording
 from .reader import Connection, Reader
 from .sqlite import connect_reader, connect_writer, is_busy, translate_error
-from .statements import SqliteDialect, Statements
 from .transaction import Cursor
 
 __all__ = ['SqliteDatabase', 'open_reader']
@@ -74,7 +74,7 @@ class SqliteDatabase:
         return bool(changed)
 
 
-def open_reader(location: StoreLocation, statements: Statements | None = None) -> Reader:
+def open_reader(location: StoreLocation, queries: Queries | None = None) -> Reader:
     """A reader of the store at ``location``, whether an engine runs or not.
 
     :raises StoreError: there is no store of this Treadle's schema that can be read.
@@ -88,4 +88,4 @@ def open_reader(location: StoreLocation, statements: Statements | None = None) -
     def translate(error: BaseException) -> BaseException:
         return translate_error(error, location) if isinstance(error, sqlite3.Error) else error
 
-    return Reader(connect=connect, statements=statements or Statements(SqliteDialect()), translate=translate)
+    return Reader(connect=connect, queries=queries or Queries(SqliteWording()), translate=translate)

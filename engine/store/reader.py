@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from ..errors import ProcessNotFound
-from .records import EngineRecord, LogEntry, ProcessRecord
-
-if TYPE_CHECKING:
-    from .statements import Statements  # which imports SQLAlchemy
+from .queries import Queries
+from .records import EngineRecord, LogEntry, ProcessRecord, ProcessSummary
 
 
 class Connection(Protocol):
@@ -39,12 +37,12 @@ class Reader:
         self,
         *,
         connect: Callable[[], Connection],
-        statements: Statements,
+        queries: Queries,
         translate: Callable[[BaseException], BaseException],
         keep: int = 8,
     ) -> None:
         self._connect = connect
-        self._sql = statements
+        self._sql = queries
         self._translate = translate
         self._keep = keep
         self._lock = threading.Lock()
@@ -109,6 +107,30 @@ class Reader:
         )
         parameters = {'process_label': process_label, 'key': key, 'most': limit}
         return [ProcessRecord(*row) for row in self._fetch(sql, parameters)]
+
+    def summaries(
+        self,
+        *,
+        states: Collection[str] = (),
+        parent: int | None = None,
+        top_level: bool = False,
+        since: float | None = None,
+        limit: int | None = None,
+    ) -> list[ProcessSummary]:
+        """Processes in short, newest first.
+
+        :param parent: only those that this process has called.
+        :param since: seconds since the epoch; what ended before is left out.
+        """
+        sql = self._sql.summaries(
+            states=states,
+            parent=parent is not None,
+            top_level=top_level,
+            recent=since is not None,
+            limited=limit is not None,
+        )
+        parameters = {'parent': parent, 'since': since, 'most': limit}
+        return [ProcessSummary(*row) for row in self._fetch(sql, parameters)]
 
     def live_engines(self) -> list[EngineRecord]:
         """The engines that have not said that they end and that nobody has declared dead."""

@@ -48,6 +48,32 @@ class ProcessRecord(msgspec.Struct, frozen=True, gc=False):
     changed_at: float
 
 
+class ProcessSummary(msgspec.Struct, frozen=True, gc=False):
+    """What a listing shows of a process: columns of its row without its values, and how many it has called.
+
+    :ivar called: how many processes it has called.
+    :ivar called_ended: how many of these have ended.
+    """
+
+    pid: int
+    uuid: str
+    parent: int | None
+    class_name: str
+    process_label: str
+    label: str
+    key: str | None
+    state: str
+    paused: int
+    step: str | None
+    exit_status: int | None
+    exit_message: str | None
+    owner: int | None
+    created_at: float
+    changed_at: float
+    called: int
+    called_ended: int
+
+
 class Fence(msgspec.Struct, frozen=True, gc=False):
     """What a writer believes about a row; a write counts only while it is true."""
 

@@ -27,6 +27,7 @@ from sqlalchemy import (
 )
 
 from .migrations import APPLICATION_ID, HEAD
+from .queries import RUNNABLE
 
 __all__ = [
     'APPLICATION_ID',
@@ -43,8 +44,6 @@ __all__ = [
     'process',
 ]
 
-#: Predicate of ``process_runnable``: what a sweep may claim. Order by ``nesting desc, pid``.
-RUNNABLE = "owner IS NULL AND driven = 0 AND state IN ('created', 'running') AND paused = 0"
 #: Predicate of ``process_owner``.
 OWNED = 'owner IS NOT NULL'
 #: Predicate of the unique ``process_key``: a killed or excepted process gives its key back.

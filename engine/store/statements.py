@@ -1,4 +1,4 @@
-"""Every SQL statement of the store, compiled once for a dialect.
+"""Every SQL statement that writes, compiled once for a dialect; what only reads is in :mod:`.queries`.
 
 They are written with SQLAlchemy Core, so that a second database is a dialect and not a second copy, and run as
 text on the driver's own cursor, because the hot path executes thousands a second. Parameters are named; a
@@ -8,7 +8,7 @@ in the text itself, since a planner uses a partial index only for a predicate th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -16,14 +16,15 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
 from ..states import TERMINAL_STATES
+from .queries import Queries, SqliteWording, Wording
 from .records import EngineRecord, LogEntry, ProcessRecord
 from .schema import awaiting, counter, engine, log, process
 
 Parameters = Mapping[str, Any]
 
 
-class Dialect(Protocol):
-    """What differs between the databases."""
+class Dialect(Wording, Protocol):
+    """What differs between the databases when their statements are put together by SQLAlchemy."""
 
     def compile(self, statement: sa.ClauseElement) -> str:
         """The statement's text, constants included."""
@@ -34,15 +35,12 @@ class Dialect(Protocol):
     def is_member(self, column: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
         """The condition that ``column`` is in the set of pids called ``pids``."""
 
-    def pids(self, pids: Iterable[int]) -> Any:
-        """A set of pids as the value of the parameter ``pids``."""
-
     def insert(self, table: sa.Table) -> Any:
         """An insert that knows ``on_conflict_do_nothing``."""
 
 
-class SqliteDialect:
-    """SQLite: sets travel as JSON arrays, since the number of parameters of a statement is fixed."""
+class SqliteDialect(SqliteWording):
+    """SQLite's."""
 
     _dialect = sqlite.dialect()
 
@@ -52,16 +50,12 @@ class SqliteDialect:
 
     def parameter(self, name: str) -> sa.ColumnElement[Any]:
         """``:name``."""
-        return sa.literal_column(f':{name}')
+        return sa.literal_column(self.named(name))
 
     def is_member(self, column: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
         """``column IN (SELECT value FROM json_each(:pids))``."""
         values = sa.func.json_each(self.parameter('pids')).table_valued('value')
         return column.in_(sa.select(values.c.value))
-
-    def pids(self, pids: Iterable[int]) -> str:
-        """The pids as a JSON array."""
-        return msgspec.json.encode(list(pids)).decode()
 
     def insert(self, table: sa.Table) -> Any:
         """SQLite's own insert."""
@@ -76,16 +70,17 @@ def _values(dialect: Dialect, *names: str) -> dict[str, sa.ColumnElement[Any]]:
     return {name: dialect.parameter(name) for name in names}
 
 
-class Statements:
-    """The statements as text, grouped by what they are for."""
+class Statements(Queries):
+    """The queries and the statements that write, as text, grouped by what they are for."""
+
+    dialect: Dialect
 
     def __init__(self, dialect: Dialect) -> None:
-        self.dialect = dialect
+        super().__init__(dialect)
         self._writing(dialect)
         self._waking(dialect)
         self._owning(dialect)
         self._engines(dialect)
-        self._reading(dialect)
 
     def _writing(self, dialect: Dialect) -> None:
         row = process.c
@@ -171,13 +166,6 @@ class Statements:
         row = process.c
         text, given = dialect.compile, dialect.parameter
         runnable = sa.and_(row.owner.is_(None), row.state.in_(['created', 'running']), row.paused == 0)
-        self.runnable = text(
-            sa.select(row.pid, row.class_name, row.class_hash, row.origin)
-            .where(runnable, row.driven == 0)
-            .order_by(row.nesting.desc(), row.pid)
-            .limit(given('most'))
-            .offset(given('passed_over'))
-        )
         self.claim = text(
             sa.update(process)
             .values(
@@ -241,7 +229,6 @@ class Statements:
         text, given = dialect.compile, dialect.parameter
         fields = [field for field in EngineRecord.__struct_fields__ if field != 'id']
         self.insert_engine = text(sa.insert(engine).values(_values(dialect, *fields)).returning(row.id))
-        self.live_engines = text(sa.select(*_columns(engine, EngineRecord)).where(row.ended.is_(None)))
         self.beat = text(
             sa.update(engine)
             .values(heartbeat=row.heartbeat + 1)
@@ -267,63 +254,3 @@ class Statements:
             .where(counter.c.name == given('counter'))
             .returning(counter.c.next)
         )
-
-    def _reading(self, dialect: Dialect) -> None:
-        row = process.c
-        text, given = dialect.compile, dialect.parameter
-        columns = _columns(process, ProcessRecord)
-        self.select_processes = text(sa.select(*columns).where(dialect.is_member(row.pid)))
-        self.select_children = text(
-            sa.select(*columns).where(row.parent == given('parent')).order_by(row.pid)
-        )
-        self.select_call = text(
-            sa.select(*columns).where(
-                row.parent == given('parent'),
-                row.call_visit == given('call_visit'),
-                row.call_number == given('call_number'),
-            )
-        )
-        self.select_log = text(
-            sa.select(log.c.pid, log.c.at, log.c.level, log.c.logger, log.c.message)
-            .where(log.c.pid == given('pid'))
-            .order_by(log.c.id)
-        )
-        self.select_states = text(sa.select(row.pid, row.state).where(dialect.is_member(row.pid)))
-        self.select_engine = text(
-            sa.select(*_columns(engine, EngineRecord)).where(
-                engine.c.id == given('engine_id')
-            )
-        )
-        self.siblings_of_script = text(
-            sa.select(engine.c.id).where(
-                engine.c.script == given('script'), engine.c.ended.is_not(None)
-            )
-        )
-
-        self.unfinished = text(
-            sa.select(row.pid)
-            .where(
-                row.origin == given('origin'),
-                row.parent.is_(None),
-                row.state.not_in(sorted(TERMINAL_STATES)),
-            )
-            .order_by(row.pid)
-        )
-
-    def query(
-        self, *, states: Collection[str], top_level: bool, label: bool, key: bool, limited: bool
-    ) -> str:
-        """A listing of processes, newest first; the parameters are ``process_label``, ``key`` and ``most``."""
-        row, given = process.c, self.dialect.parameter
-        statement = sa.select(*_columns(process, ProcessRecord)).order_by(row.pid.desc())
-        if states:
-            statement = statement.where(row.state.in_(sorted(states)))
-        if top_level:
-            statement = statement.where(row.parent.is_(None))
-        if label:
-            statement = statement.where(row.process_label == given('process_label'))
-        if key:
-            statement = statement.where(row.key == given('key'))
-        if limited:
-            statement = statement.limit(given('most'))
-        return self.dialect.compile(statement)

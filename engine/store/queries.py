@@ -1,0 +1,133 @@
+"""What readers ask a store, as SQL text that is made without SQLAlchemy.
+
+Importing SQLAlchemy takes longer than everything else that ``treadle ps`` does, and these are plain selections
+that differ between databases only in how a parameter is written (see :class:`Wording`). What is written
+(:mod:`.statements`) is SQLAlchemy's. Constants stand in the text itself, since a planner uses a partial index only
+for a predicate that it can read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Final, Protocol
+
+import msgspec
+
+from ..states import TERMINAL_STATES
+from .records import EngineRecord, LogEntry, ProcessRecord, ProcessSummary
+
+__all__ = ['RUNNABLE', 'Queries', 'SqliteWording', 'Wording']
+
+#: What a sweep may claim; the predicate of the index ``process_runnable``. Order by ``nesting DESC, pid``.
+RUNNABLE: Final = "owner IS NULL AND driven = 0 AND state IN ('created', 'running') AND paused = 0"
+
+_PROCESS: Final = ', '.join(ProcessRecord.__struct_fields__)
+_ENGINE: Final = ', '.join(EngineRecord.__struct_fields__)
+_LOG: Final = ', '.join(LogEntry.__struct_fields__)
+
+
+class Wording(Protocol):
+    """How the text differs between the databases."""
+
+    def named(self, name: str) -> str:
+        """The place of the named parameter."""
+
+    def among_pids(self, column: str) -> str:
+        """The condition that ``column`` is in the set of pids called ``pids``."""
+
+    def pids(self, pids: Iterable[int]) -> object:
+        """A set of pids as the value of the parameter ``pids``."""
+
+
+class SqliteWording:
+    """SQLite: sets travel as JSON arrays, since the number of parameters of a statement is fixed."""
+
+    def named(self, name: str) -> str:
+        """``:name``."""
+        return f':{name}'
+
+    def among_pids(self, column: str) -> str:
+        """``column IN (SELECT value FROM json_each(:pids))``."""
+        return f'{column} IN (SELECT value FROM json_each(:pids))'
+
+    def pids(self, pids: Iterable[int]) -> str:
+        """The pids as a JSON array."""
+        return msgspec.json.encode(list(pids)).decode()
+
+
+class Queries:
+    """The selections as text.
+
+    :param wording: the database's.
+    """
+
+    def __init__(self, wording: Wording) -> None:
+        self.dialect = wording
+        named, among = wording.named, wording.among_pids
+        ended = _listed(TERMINAL_STATES)
+        self.select_processes = f'SELECT {_PROCESS} FROM process WHERE {among("pid")}'
+        self.select_states = f'SELECT pid, state FROM process WHERE {among("pid")}'
+        self.select_children = f'SELECT {_PROCESS} FROM process WHERE parent = {named("parent")} ORDER BY pid'
+        self.select_call = (
+            f'SELECT {_PROCESS} FROM process WHERE parent = {named("parent")} '
+            f'AND call_visit = {named("call_visit")} AND call_number = {named("call_number")}'
+        )
+        self.select_log = f'SELECT {_LOG} FROM log WHERE pid = {named("pid")} ORDER BY id'
+        self.runnable = (
+            f'SELECT pid, class_name, class_hash, origin FROM process WHERE {RUNNABLE} '
+            f'ORDER BY nesting DESC, pid LIMIT {named("most")} OFFSET {named("passed_over")}'
+        )
+        self.unfinished = (
+            f'SELECT pid FROM process WHERE origin = {named("origin")} AND parent IS NULL '
+            f'AND state NOT IN ({ended}) ORDER BY pid'
+        )
+        self.select_engine = f'SELECT {_ENGINE} FROM engine WHERE id = {named("engine_id")}'
+        self.live_engines = f'SELECT {_ENGINE} FROM engine WHERE ended IS NULL'
+        self.siblings_of_script = (
+            f'SELECT id FROM engine WHERE script = {named("script")} AND ended IS NOT NULL'
+        )
+
+    def query(
+        self, *, states: Collection[str], top_level: bool, label: bool, key: bool, limited: bool
+    ) -> str:
+        """A listing of processes, newest first; the parameters are ``process_label``, ``key`` and ``most``."""
+        conditions = [
+            (bool(states), f'state IN ({_listed(states)})'),
+            (top_level, 'parent IS NULL'),
+            (label, f'process_label = {self.dialect.named("process_label")}'),
+            (key, f'key = {self.dialect.named("key")}'),
+        ]
+        return self._newest_first(f'SELECT {_PROCESS} FROM process', conditions, limited)
+
+    def summaries(
+        self, *, states: Collection[str], parent: bool, top_level: bool, recent: bool, limited: bool
+    ) -> str:
+        """The same in short, with how many each has called; the parameters are ``parent``, ``since`` and ``most``.
+
+        :param recent: leave out what ended before ``since``.
+        """
+        ended = _listed(TERMINAL_STATES)
+        calls = 'FROM process AS child WHERE child.parent = process.pid'
+        counted = {
+            'called': f'(SELECT count(*) {calls})',
+            'called_ended': f'(SELECT count(*) {calls} AND child.state IN ({ended}))',
+        }
+        columns = ', '.join(counted.get(field, field) for field in ProcessSummary.__struct_fields__)
+        conditions = [
+            (bool(states), f'state IN ({_listed(states)})'),
+            (parent, f'parent = {self.dialect.named("parent")}'),
+            (top_level, 'parent IS NULL'),
+            (recent, f'(state NOT IN ({ended}) OR changed_at >= {self.dialect.named("since")})'),
+        ]
+        return self._newest_first(f'SELECT {columns} FROM process', conditions, limited)
+
+    def _newest_first(self, select: str, conditions: list[tuple[bool, str]], limited: bool) -> str:
+        chosen = [condition for wanted, condition in conditions if wanted]
+        where = f' WHERE {" AND ".join(chosen)}' if chosen else ''
+        limit = f' LIMIT {self.dialect.named("most")}' if limited else ''
+        return f'{select}{where} ORDER BY pid DESC{limit}'
+
+
+def _listed(states: Collection[str]) -> str:
+    # Text of the caller's becomes part of the statement, hence the doubled quotes.
+    return ', '.join("'" + str(state).replace("'", "''") + "'" for state in sorted(states))
