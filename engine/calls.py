@@ -28,10 +28,18 @@ from .faults import FaultPoint
 from .launch import compose, merge_inputs
 from .node import ProcessNode
 from .pids import PidBlocks
-from .processes.functions import FunctionProcess, ProcessFunction, as_outputs, process_class_of
+from .processes.functions import (
+    FunctionProcess,
+    ProcessFunction,
+    as_outputs,
+    as_returned,
+    process_class_of,
+)
 from .processes.visit import Host, Visit, current_visit, entered
 from .states import TERMINAL_STATES, ProcessState
 from .store.records import Advance, Fence, Held, Lost, ProcessRecord, Unit, Verdict
+from .store.store_thread import Failure
+from .terminations import End
 from .values import dump_exception, load_exception
 
 __all__ = ['Calls']
@@ -80,7 +88,7 @@ class Calls:
         visit.children.append(record)
         return ProcessNode(record.pid, self._parts.source, record)
 
-    def start(self, target: Any, given: Mapping[str, Any], *, blocking: bool) -> tuple[ProcessNode, Future[None]]:
+    def start(self, target: Any, given: Mapping[str, Any], *, blocking: bool) -> tuple[ProcessNode, End]:
         """Commit a new process, or attach to the one that is there under the same key or call number.
 
         :param blocking: whether the calling thread is about to wait for it.
@@ -92,40 +100,51 @@ class Calls:
         recorded = self._recorded(visit, record)
         if recorded is not None:
             return self._attach(recorded)
-        ended = self._parts.terminations.expect(record.pid)
-        try:
-            verdict = self._commit(Unit(fence=None if visit is None else visit.fence, create=(record,)))
+        node = ProcessNode(record.pid, self._parts.source, record)
+        unit = Unit(fence=None if visit is None else visit.fence, create=(record,))
+        if record.key is not None or not blocking:
+            held = self._held(visit, self._commit(unit))
             self._parts.faults.hit(FaultPoint.CALL_RECORDED if visit else FaultPoint.SUBMIT_POSTED)
-            held = self._held(visit, verdict)
-        except BaseException:
-            self._parts.terminations.forget(record.pid, ended)
-            raise
-        if held.attached is not None:
-            self._parts.terminations.forget(record.pid, ended)
-            return self._attach(held.attached)
-        return ProcessNode(record.pid, self._parts.source, record), ended
+            if held.attached is not None:
+                return self._attach(held.attached)
+            return node, self.end_of(node)
+        return node, self._post_and_expect(visit, record, unit)
 
-    async def start_async(
-        self, target: Any, given: Mapping[str, Any]
-    ) -> tuple[ProcessNode, Future[None]]:
-        """:meth:`start`, for a caller on a loop: validated here and now, awaited until it is durable."""
+    async def start_async(self, target: Any, given: Mapping[str, Any]) -> tuple[ProcessNode, End]:
+        """:meth:`start` for a caller on a loop: validated here and now, and posted."""
         visit = self._visit()
         number = -1 if visit is None else visit.take_call_number()
         record = self._compose(target, given, visit, number, blocking=False)
         recorded = self._recorded(visit, record)
         if recorded is not None:
             return self._attach(recorded)
-        ended = self._parts.terminations.expect(record.pid)
-        try:
-            unit = Unit(fence=None if visit is None else visit.fence, create=(record,))
+        node = ProcessNode(record.pid, self._parts.source, record)
+        unit = Unit(fence=None if visit is None else visit.fence, create=(record,))
+        if record.key is not None:
             held = self._held(visit, await wait_on_loop(self._parts.store.commit(unit)))
+            if held.attached is not None:
+                return self._attach(held.attached)
+            return node, self.end_of(node)
+        return node, self._post_and_expect(visit, record, unit)
+
+    def _post_and_expect(self, visit: Visit | None, record: ProcessRecord, unit: Unit) -> End:
+        """Post a new process; an answer that it exists would only wake the caller once more."""
+        pid, terminations = record.pid, self._parts.terminations
+        ended = terminations.expect(pid)
+
+        def written(verdict: Any) -> None:
+            if isinstance(verdict, Failure):
+                terminations.fail(pid, verdict.error)
+            elif isinstance(verdict, Lost) and visit is not None:
+                terminations.fail(pid, _lost(visit.pid, verdict))
+
+        try:
+            self._parts.store.post(unit, written)
         except BaseException:
-            self._parts.terminations.forget(record.pid, ended)
+            terminations.forget(pid, ended)
             raise
-        if held.attached is not None:
-            self._parts.terminations.forget(record.pid, ended)
-            return self._attach(held.attached)
-        return ProcessNode(record.pid, self._parts.source, record), ended
+        self._parts.faults.hit(FaultPoint.CALL_RECORDED if visit else FaultPoint.SUBMIT_POSTED)
+        return ended
 
     def _visit(self) -> Visit | None:
         visit = current_visit()
@@ -158,20 +177,20 @@ class Calls:
             f'restore the code it began with'
         )
 
-    def _attach(self, record: ProcessRecord) -> tuple[ProcessNode, Future[None]]:
+    def _attach(self, record: ProcessRecord) -> tuple[ProcessNode, End]:
         node = ProcessNode(record.pid, self._parts.source, record)
         return node, self.end_of(node)
 
     # -- waiting -------------------------------------------------------------------------------------------
 
-    def end_of(self, node: ProcessNode) -> Future[None]:
+    def end_of(self, node: ProcessNode) -> End:
         """A future of the node's end; done already when it has ended."""
         ended = self._parts.terminations.expect(node.pid)
         if node.is_terminated:
             self._parts.terminations.ended([node.pid])
         return ended
 
-    def wait_for(self, node: ProcessNode, ended: Future[None], timeout: float | None, what: str, instead: str) -> None:
+    def wait_for(self, node: ProcessNode, ended: End, timeout: float | None, what: str, instead: str) -> None:
         """Block until the process has ended; a step gives its permit back meanwhile.
 
         :raises TimeoutError: it has not ended in time.
@@ -183,6 +202,7 @@ class Calls:
             else:
                 with visit.blocking_on(ended), self._parts.steps.blocked():
                     wait(ended, timeout, what=what, instead=instead)
+            node._use(ended.result())
         finally:
             if ended.done():
                 self._parts.faults.hit(FaultPoint.CALL_RETURNED)
@@ -201,6 +221,11 @@ class Calls:
             raise KilledError(f'process {node.pid} ({record.process_label}) was killed: {record.exit_message}')
         return {} if record.outputs is None else dict(self._parts.source.codec.decode(record.outputs))
 
+    def returned(self, node: ProcessNode) -> Any:
+        """What an ended process function had returned, or what it raised."""
+        outputs = self.outcome(node)
+        return as_returned(outputs if node._row().outputs is not None else None)
+
     # -- process functions -----------------------------------------------------------------------------------
 
     def call_function(
@@ -208,7 +233,8 @@ class Calls:
     ) -> tuple[Any, ProcessNode]:
         """Run a process function in the calling thread; only its records are posted.
 
-        :returns: what the function returned (on a replay or an attached key: what it had returned), and its node.
+        :returns: what the function returned (on a replay or an attached key: what it had returned), see
+            :func:`~.processes.functions.calcfunction`, and its node.
         """
         given = function.bind(tuple(args), kwargs)
         visit = self._visit()
@@ -238,7 +264,7 @@ class Calls:
         node, ended = self._attach(recorded)
         try:
             self.wait_for(node, ended, None, f'{function.__name__}()', 'await asyncio.to_thread(...)')
-            return _returned(self.outcome(node)), node
+            return self.returned(node), node
         finally:
             self._parts.terminations.forget(node.pid, ended)
 
@@ -274,7 +300,9 @@ class Calls:
                 if not isinstance(returned, ExitCode):
                     process.out_many(as_outputs(returned))
             self._parts.faults.hit(FaultPoint.FUNCTION_RETURNED)
-            outputs = self._parts.source.codec.encode(process._outputs, 'outputs')
+            # Without a row's outputs a replay returns None, as the function did.
+            values = None if returned is None else process._outputs
+            outputs = None if values is None else self._parts.source.codec.encode(values, 'outputs')
         except StepAborted:
             raise
         except KeyboardInterrupt:
@@ -293,7 +321,7 @@ class Calls:
                 exit_message=exit_code.message,
             ),
         )
-        return {} if isinstance(returned, ExitCode) else returned
+        return as_returned(values)
 
     def _end(self, visit: Visit, advance: Advance) -> None:
         unit = Unit(
@@ -313,13 +341,6 @@ class Calls:
     def kill(self, pids: Sequence[int], message: str) -> Future[list[int]]:
         """Kill processes with all their descendants; the future resolves when it is durable."""
         return self._parts.store.call(lambda transaction: transaction.kill(pids, message))
-
-
-def _returned(outputs: dict[str, Any]) -> Any:
-    """What a function had returned, from its recorded outputs."""
-    if not outputs:
-        return None
-    return outputs['result'] if set(outputs) == {'result'} else outputs
 
 
 def _lost(pid: int, verdict: Lost) -> StepAborted:

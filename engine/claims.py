@@ -47,6 +47,7 @@ class Claims:
         self._lock = threading.Lock()
         self._looking = False
         self._again = False
+        self._ends = False
         self._sweep_due = 0.0
 
     def begin(self, membership: Membership) -> None:
@@ -72,9 +73,13 @@ class Claims:
         """The processes that this engine leaves alone, and why."""
         return dict(self._parked)
 
-    def look(self) -> None:
-        """Search soon; from any thread. Calls during a search lead to one more."""
+    def look(self, *, ends: bool = False) -> None:
+        """Search soon; from any thread. Calls during a search lead to one more.
+
+        :param ends: whether another engine has written, so that awaited processes may have ended unheard.
+        """
         with self._lock:
+            self._ends |= ends
             if self._looking:
                 self._again = True
                 return
@@ -90,7 +95,7 @@ class Claims:
         now = time.monotonic()
         if now >= self._sweep_due:
             self._sweep_due = now + SWEEP
-            self.look()
+            self.look(ends=True)
 
     def _search(self) -> None:
         while True:
@@ -109,6 +114,10 @@ class Claims:
 
     def _tell_of_ends(self) -> None:
         """Ends that another engine has committed, told to whoever waits here."""
+        with self._lock:
+            if not self._ends:
+                return
+            self._ends = False
         awaited = self._parts.terminations.awaited()
         if awaited:
             states = self._parts.source.reader.states(awaited)

@@ -7,7 +7,6 @@ step can only go on when others do.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Sequence
 
 from .processes.visit import Visit
@@ -34,7 +33,6 @@ class Dispatcher:
         self._capacity = capacity
         self._blocked = blocked
         self._may_run = admits
-        self._lock = threading.Lock()
         self._held: dict[int, Visit | None] = {}
         self._killed: set[int] = set()
         self._workers: Sequence[Callable[[Sequence[ProcessRecord]], None]] = ()
@@ -80,8 +78,7 @@ class Dispatcher:
 
     def dispatch(self, claims: Sequence[ProcessRecord]) -> None:
         """Hand committed claims to the workers in turn; on the store thread."""
-        with self._lock:
-            self._held.update(dict.fromkeys(record.pid for record in claims))
+        self._held.update(dict.fromkeys(record.pid for record in claims))
         count = len(self._workers)
         shares: list[list[ProcessRecord]] = [[] for _ in range(count)]
         for record in claims:
@@ -93,32 +90,29 @@ class Dispatcher:
 
     def left(self, pid: int) -> None:
         """A worker no longer holds a process."""
-        with self._lock:
-            self._held.pop(pid, None)
-            self._killed.discard(pid)
+        self._held.pop(pid, None)
+        self._killed.discard(pid)
 
-    # -- what goes on inside ---------------------------------------------------------------------------
+    # -- what goes on inside: no lock, since a dictionary's and a set's single operations are atomic ------------
 
     def begin_visit(self, visit: Visit) -> bool:
-        """A step is about to start; ``False`` when its process was killed meanwhile, so that it must not."""
-        with self._lock:
-            self._held[visit.pid] = visit
-            return visit.pid not in self._killed
+        """A step is about to start; ``False`` when its process was killed meanwhile, so that it must not.
+
+        It writes, then looks; :meth:`kill` does so the other way round: one of the two sees the other.
+        """
+        self._held[visit.pid] = visit
+        return visit.pid not in self._killed
 
     def end_visit(self, visit: Visit) -> None:
         """The step is over; its process is still held."""
-        with self._lock:
-            if self._held.get(visit.pid) is visit:
-                self._held[visit.pid] = None
+        self._held[visit.pid] = None
 
     def visits(self) -> list[Visit]:
         """The steps that go on now."""
-        with self._lock:
-            return [visit for visit in self._held.values() if visit is not None]
+        return [visit for visit in list(self._held.values()) if visit is not None]
 
     def kill(self, pids: Iterable[int]) -> list[Visit]:
         """These processes were killed; returns the steps of theirs that go on and must be told."""
-        with self._lock:
-            held = [pid for pid in pids if pid in self._held]
-            self._killed.update(held)
-            return [visit for pid in held if (visit := self._held[pid]) is not None]
+        held = [pid for pid in pids if pid in self._held]
+        self._killed.update(held)
+        return [visit for pid in held if (visit := self._held.get(pid)) is not None]

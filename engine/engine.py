@@ -36,13 +36,14 @@ from .membership import Membership
 from .node import ProcessNode, Source
 from .pids import PidBlocks
 from .processes.attributes import AttributeDict, FrozenAttributes
+from .processes.functions import ProcessFunction
 from .processes.visit import Visit, current_visit
 from .runner import Runner
 from .states import TERMINAL_STATES, ProcessState
 from .store.location import locate
 from .store.records import ProcessRecord, StateChange
 from .store.store_thread import StoreThread
-from .terminations import Terminations
+from .terminations import End, Terminations
 from .values import Codec, DiskObjects, Reference
 
 __all__ = ['Engine']
@@ -251,10 +252,11 @@ class Engine:
 
     # -- running processes -----------------------------------------------------------------------------------
 
-    def run(self, process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any) -> dict[str, Any]:
+    def run(self, process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any) -> Any:
         """Run a process to its end and return its outputs.
 
-        :param process: a process class or a process function.
+        :param process: a process class or a process function; for a function, what calling it would return is
+            returned.
         :param inputs: inputs as a mapping; keyword arguments add to them. ``metadata={'key': ...}`` makes the
             call idempotent: the same key, class and inputs attach to the process that is there.
         :raises ValidationError: the inputs do not fit.
@@ -268,14 +270,14 @@ class Engine:
 
     def run_get_node(
         self, process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any
-    ) -> tuple[dict[str, Any], ProcessNode]:
+    ) -> tuple[Any, ProcessNode]:
         """Like :meth:`run`, and return the process's node too."""
         refuse_on_loop_thread('run()', 'await engine.run_async()')
         calls = self._running()
         node, ended = calls.start(process, merge_inputs(inputs, kwargs), blocking=True)
         try:
             calls.wait_for(node, ended, None, 'run()', 'await engine.run_async()')
-            return calls.outcome(node), node
+            return _outcome(calls, process, node), node
         except KeyboardInterrupt:
             calls.kill([node.pid], 'interrupted (Ctrl-C)').result()
             raise
@@ -294,7 +296,7 @@ class Engine:
 
     async def run_async(
         self, process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any
-    ) -> dict[str, Any]:
+    ) -> Any:
         """:meth:`run` for a host with a running loop: validates at once, then awaits the end.
 
         Cancelling the call leaves the process running; kill it if that is what you want.
@@ -302,8 +304,8 @@ class Engine:
         calls = self._running()
         node, ended = await calls.start_async(process, merge_inputs(inputs, kwargs))
         try:
-            await self._await_end(ended)
-            return calls.outcome(node)
+            await self._await_end(node, ended)
+            return _outcome(calls, process, node)
         finally:
             self.terminations.forget(node.pid, ended)
 
@@ -343,18 +345,18 @@ class Engine:
         for node in nodes:
             ended = calls.end_of(node)
             try:
-                await self._await_end(ended)
+                await self._await_end(node, ended)
             finally:
                 self.terminations.forget(node.pid, ended)
         return nodes[0] if isinstance(process, (int, ProcessNode)) else nodes
 
-    async def _await_end(self, ended: Future[None]) -> None:
+    async def _await_end(self, node: ProcessNode, ended: End) -> None:
         visit = current_visit()
         if visit is None or visit.host is not self:
-            await wait_on_loop(ended)
+            node._use(await wait_on_loop(ended))
             return
         with visit.blocking_on(ended):
-            await wait_on_loop(ended)
+            node._use(await wait_on_loop(ended))
 
     def _nodes_of(self, process: Any) -> list[ProcessNode]:
         if isinstance(process, (int, ProcessNode)):
@@ -371,11 +373,12 @@ class Engine:
         final: Future[ProcessNode] = Future()
         ended = calls.end_of(node)
 
-        def resolve(done: Future[None]) -> None:
+        def resolve(done: End) -> None:
             self.terminations.forget(node.pid, ended)
             if final.set_running_or_notify_cancel():
                 error = done.exception()
                 if error is None:
+                    node._use(done.result())
                     final.set_result(node)
                 else:
                     final.set_exception(error)
@@ -495,6 +498,10 @@ class Engine:
     def _tick(self) -> None:
         self._membership.beat()
         if self._database.changed_elsewhere():
-            self._claims.look()
+            self._claims.look(ends=True)
         else:
             self._claims.look_if_due()
+
+
+def _outcome(calls: Calls, process: Any, node: ProcessNode) -> Any:
+    return calls.returned(node) if isinstance(process, ProcessFunction) else calls.outcome(node)

@@ -15,6 +15,8 @@ import random
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
 from ..threads import Bridge, Forked, LoopClosed, StepThreads
 from .errors import EngineStopped, ReplayMismatch, StepAborted, TreadleError
 from .faults import FaultPoint, Faults
@@ -91,6 +93,7 @@ class Execution:
         self._process: Process | None = None
         self._visit: Visit | None = None
         self._visits = record.visit
+        self._outputs = record.outputs
         self._version = record.version
         self._unit: Unit | None = None
         self._next_event: asyncio.Future[Event] | None = None
@@ -295,16 +298,16 @@ class Execution:
             raise RuntimeError('a step has ended without a process')
         ended = result.ending is Ending.FINISH
         saved = None if ended else process._save()
-        outputs = None
-        if process._outputs_changed:
-            outputs = codec.encode(process._outputs, 'outputs')
+        changed = process._outputs_changed
+        if changed:
+            self._outputs = codec.encode(process._outputs, 'outputs')
             process._outputs_changed = False
         advance = Advance(
             state=result.ending.value,
             visit=self._visits + 1,
             step=result.next_step,
             checkpoint=None if saved is None else codec.encode(saved, 'self'),
-            outputs=outputs,
+            outputs=self._outputs if changed else None,
             exit_status=result.exit_code.status if ended else None,
             exit_message=result.exit_code.message if ended else None,
             awaiting=result.awaiting,
@@ -338,6 +341,8 @@ class Execution:
 
     def _written(self, verdict: Any) -> None:
         if isinstance(verdict, Held):
+            if self._unit is not None and self._life.state.is_terminal:
+                self._tell_end(self._unit, verdict)
             self._version = verdict.version
             self._visits += 1
             self._unit = None
@@ -349,6 +354,28 @@ class Execution:
             self._answer(StoreFailed())
         else:
             self._answer(Refused())
+
+    def _tell_end(self, unit: Unit, held: Held) -> None:
+        """Whoever waits in this OS process need not read the row that has just been written."""
+        advance = unit.advance
+        if advance is None:
+            return
+        self._parts.terminations.keep_final(
+            msgspec.structs.replace(
+                self._record,
+                state=advance.state,
+                visit=advance.visit,
+                step=None,
+                exit_status=advance.exit_status,
+                exit_message=advance.exit_message,
+                exception=advance.exception,
+                checkpoint=None,
+                outputs=self._outputs,
+                owner=None,
+                version=held.version,
+                changed_at=held.at,
+            )
+        )
 
     # -- across to the loop ----------------------------------------------------------------------------------
 

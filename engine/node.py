@@ -61,6 +61,11 @@ class ProcessNode:
             return record  # submitted by the step that is running: it exists once the step is committed
         return self._record
 
+    def _use(self, final: ProcessRecord | None) -> None:
+        """Take the final row, if whoever told of the end had it at hand."""
+        if final is not None:
+            self._record = final
+
     def _fixed(self) -> ProcessRecord:
         """The row as it was when last read, for what never changes."""
         return self._record if self._record is not None else self._row()

@@ -1,8 +1,7 @@
 """Who waits for which process to end, in this OS process.
 
-A wait is a future that resolves to nothing: it says only that the end is committed, and whoever waits reads the row
-itself. The end of a process of this engine's is told by the store thread right after the commit; the end of another
-engine's is found by asking the store about all awaited pids at once.
+The end of a process of this engine's is told by the store thread right after the commit, with the final row when it is
+at hand; the end of another engine's is found by asking the store about all awaited pids at once.
 """
 
 from __future__ import annotations
@@ -12,8 +11,13 @@ from collections.abc import Iterable
 from concurrent.futures import Future, InvalidStateError
 
 from .errors import EngineStopped
+from .store.records import ProcessRecord
 
-__all__ = ['Terminations']
+__all__ = ['End', 'Terminations']
+
+
+#: Resolves when the end of a process is committed; to its final row, or ``None`` for "read it yourself".
+End = Future[ProcessRecord | None]
 
 
 class Terminations:
@@ -21,23 +25,24 @@ class Terminations:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._futures: dict[int, list[Future[None]]] = {}
+        self._futures: dict[int, list[End]] = {}
         self._exceptions: dict[int, BaseException] = {}
+        self._finals: dict[int, ProcessRecord] = {}
         self._closed: EngineStopped | None = None
 
-    def expect(self, pid: int) -> Future[None]:
+    def expect(self, pid: int) -> End:
         """A future that resolves when the end of ``pid`` is committed.
 
         Register first, then look whether the process has ended already: so no end is missed.
         """
-        future: Future[None] = Future()
+        future: End = Future()
         with self._lock:
             if self._closed is not None:
                 raise self._closed
             self._futures.setdefault(pid, []).append(future)
         return future
 
-    def forget(self, pid: int, future: Future[None]) -> None:
+    def forget(self, pid: int, future: End) -> None:
         """Nobody waits on this future any more."""
         with self._lock:
             waiting = self._futures.get(pid, [])
@@ -46,6 +51,7 @@ class Terminations:
             if not waiting:
                 self._futures.pop(pid, None)
                 self._exceptions.pop(pid, None)
+                self._finals.pop(pid, None)
 
     def awaited(self) -> list[int]:
         """The pids that somebody waits for."""
@@ -58,6 +64,12 @@ class Terminations:
             if pid in self._futures:
                 self._exceptions[pid] = error
 
+    def keep_final(self, record: ProcessRecord) -> None:
+        """Remember the final row, which is committed, for whoever waits in this OS process."""
+        with self._lock:
+            if record.pid in self._futures:
+                self._finals[record.pid] = record
+
     def exception(self, pid: int) -> BaseException | None:
         """The object that was raised, while somebody waits."""
         with self._lock:
@@ -66,9 +78,9 @@ class Terminations:
     def ended(self, pids: Iterable[int]) -> None:
         """The ends of these processes are committed."""
         with self._lock:
-            futures = [future for pid in pids for future in self._futures.get(pid, ())]
-        for future in futures:
-            _resolve(future, None)
+            ends = [(future, self._finals.get(pid)) for pid in pids for future in self._futures.get(pid, ())]
+        for future, record in ends:
+            _resolve(future, record)
 
     def fail(self, pid: int, error: BaseException) -> None:
         """No end of ``pid`` will come that this engine could tell of."""
@@ -92,11 +104,11 @@ class Terminations:
             )
 
 
-def _resolve(future: Future[None], error: BaseException | None) -> None:
+def _resolve(future: End, end: ProcessRecord | BaseException | None) -> None:
     try:
-        if error is None:
-            future.set_result(None)
+        if isinstance(end, BaseException):
+            future.set_exception(end)
         else:
-            future.set_exception(error)
+            future.set_result(end)
     except InvalidStateError:
         return  # it was told twice, by the commit and by the poll, or the waiter has given up

@@ -134,11 +134,13 @@ class Held(msgspec.Struct, frozen=True, gc=False):
     """The verdict on a unit that was committed.
 
     :ivar version: the fenced row's version from now on.
+    :ivar at: when the row was changed, in seconds since the epoch.
     :ivar satisfied: the unit went to wait, but all that it awaits had ended: the row is ``running`` and still ours.
     :ivar attached: for each created process with a key that was there already, the process that holds the key.
     """
 
     version: int
+    at: float = 0.0
     satisfied: bool = False
     attached: ProcessRecord | None = None
 

@@ -250,10 +250,10 @@ class StoreThread:
             return
         self.batches += 1
         self._faults.hit(FaultPoint.BATCH_COMMITTED)
-        if transaction.changes or transaction.claims:
-            self._listener.committed(transaction.changes, transaction.claims)
         for (_, reply), answer in zip(batch, answers, strict=True):
             _answer(reply, answer)
+        if transaction.changes or transaction.claims:
+            self._listener.committed(transaction.changes, transaction.claims)
         self._faults.hit(FaultPoint.BATCH_ANSWERED)
 
     def _transact(self, operations: Sequence[Any]) -> tuple[list[Any], Transaction]:

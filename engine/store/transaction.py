@@ -121,7 +121,7 @@ class Transaction:
         if fenced:
             self._cursor.execute(self._sql.fences, {'pids': self._sql.dialect.pids(fenced)})
             rows = {row[0]: row for row in self._cursor.fetchall()}
-        return [_verdict(unit, rows) for unit in units]
+        return [_verdict(unit, rows, self._now) for unit in units]
 
     def _create(self, held: Sequence[Unit], units: Sequence[Unit], verdicts: list[Verdict]) -> None:
         rows: list[dict[str, Any]] = []
@@ -367,7 +367,7 @@ class Transaction:
         )
 
 
-def _verdict(unit: Unit, rows: dict[int, Any]) -> Verdict:
+def _verdict(unit: Unit, rows: dict[int, Any], now: float) -> Verdict:
     fence: Fence | None = unit.fence
     if fence is None:
         return Held(version=0)
@@ -378,7 +378,7 @@ def _verdict(unit: Unit, rows: dict[int, Any]) -> Verdict:
     if epoch != fence.epoch or version != fence.version or state in TERMINAL_STATES:
         return Lost(state=state, message=message)
     advance: Advance | None = unit.advance
-    return Held(version=version if advance is None else version + 1)
+    return Held(version=version if advance is None else version + 1, at=now)
 
 
 def _waves(units: Sequence[Unit]) -> Iterator[Sequence[Unit]]:
