@@ -46,7 +46,7 @@ def current_engine() -> Engine:
     return default_engine()
 
 
-def run(process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any) -> dict[str, Any]:
+def run(process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any) -> Any:
     """Run a process to its end and return its outputs; see :meth:`Engine.run`.
 
     Uses the engine that runs the present step, else the default engine.
@@ -56,7 +56,7 @@ def run(process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any)
 
 def run_get_node(
     process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any
-) -> tuple[dict[str, Any], ProcessNode]:
+) -> tuple[Any, ProcessNode]:
     """Like :func:`run`, and return the process's node too; see :meth:`Engine.run_get_node`."""
     return current_engine().run_get_node(process, inputs, **kwargs)
 

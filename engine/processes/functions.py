@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -23,13 +24,25 @@ from .visit import Host, current_visit
 if TYPE_CHECKING:
     from ..node import ProcessNode
 
-__all__ = ['FunctionProcess', 'ProcessFunction', 'calcfunction', 'process_class_of', 'workfunction']
+__all__ = [
+    'FunctionProcess',
+    'ProcessFunction',
+    'as_outputs',
+    'as_returned',
+    'calcfunction',
+    'process_class_of',
+    'workfunction',
+]
 
 P = ParamSpec('P')
 R = TypeVar('R')
 
 #: The name of the single output of a function that does not return a dictionary.
 RESULT = 'result'
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+#: A field such as ``:param int steps: how many``, which ends at the next field or at an empty line.
+_PARAM_FIELD = re.compile(r'^:param (?:[^:\n]* )?(\w+):(.*?)(?=^:|^\s*$|\Z)', re.MULTILINE | re.DOTALL)
 
 
 class FunctionProcess(Process):
@@ -53,7 +66,14 @@ class FunctionProcess(Process):
 
     def call(self) -> Any:
         """Call the function with the inputs."""
-        return type(self).function(**self.inputs)
+        function = type(self).function
+        args, kwargs = [], dict(self.inputs)
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                args.extend(kwargs.pop(parameter.name))
+            elif parameter.kind in _POSITIONAL:
+                args.append(kwargs.pop(parameter.name))
+        return function(*args, **kwargs)
 
 
 class ProcessFunction(Generic[P, R]):
@@ -107,10 +127,12 @@ def calcfunction(function: Callable[P, R]) -> ProcessFunction[P, R]:
     """Make a function a process that computes outputs from inputs.
 
     Each parameter is an input: its annotation, if it is a type, is the port's ``valid_type``, its default the
-    port's default; ``**kwargs`` is a dynamic namespace. A returned dictionary with string keys gives an output
-    for each key; any other value is the output ``result``.
+    port's default, its ``:param name:`` in the docstring the port's help. ``*args`` is one input, a tuple;
+    ``**kwargs`` makes the inputs dynamic. A returned dictionary whose keys are names gives an output for each key,
+    and dots in a key nest; any other value is the output ``result``. The call returns the outputs, or the one
+    value; nothing but an exit code gives an empty dictionary.
 
-    :raises SpecError: the signature cannot be one of a process (``*args``, positional-only, ``async def``).
+    :raises SpecError: the function cannot be a process, such as one defined with ``async def``.
     """
     return ProcessFunction(function)
 
@@ -140,9 +162,20 @@ def as_outputs(returned: Any) -> dict[str, Any]:
     """What a function returned, as outputs."""
     if returned is None:
         return {}
-    if type(returned) is dict and all(isinstance(key, str) and key.isidentifier() for key in returned):
+    if isinstance(returned, Mapping) and all(isinstance(key, str) and _is_path(key) for key in returned):
         return dict(returned)
     return {RESULT: returned}
+
+
+def as_returned(outputs: Mapping[str, Any] | None) -> Any:
+    """What calling a function returns, from its outputs; ``None`` for one that had none to give."""
+    if outputs is None:
+        return None
+    return outputs[RESULT] if set(outputs) == {RESULT} else dict(outputs)
+
+
+def _is_path(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split('.'))
 
 
 _default_host: Callable[[], Host] | None = None
@@ -164,11 +197,15 @@ def _host() -> Host:
 
 
 def _bind(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    names = list(inspect.signature(function).parameters)
+    parameters = inspect.signature(function).parameters.values()
+    names = [parameter.name for parameter in parameters if parameter.kind in _POSITIONAL]
+    inputs = dict(zip(names, args, strict=False))
     label = function.__name__
     if len(args) > len(names):
-        raise TypeError(f'{label}() takes {len(names)} positional arguments, but {len(args)} were given')
-    inputs = dict(zip(names, args, strict=False))
+        rest = [parameter.name for parameter in parameters if parameter.kind is parameter.VAR_POSITIONAL]
+        if not rest:
+            raise TypeError(f'{label}() takes {len(names)} positional arguments, but {len(args)} were given')
+        inputs[rest[0]] = args[len(names):]
     for name in kwargs:
         if name in inputs:
             raise TypeError(f'{label}() got two values for the argument {name!r}')
@@ -181,13 +218,6 @@ def _make_class(function: Callable[..., Any]) -> type[FunctionProcess]:
     name = function.__name__
     if inspect.iscoroutinefunction(function):
         raise SpecError(f'{name}() is a coroutine function; process functions run in the calling thread, use def')
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
-            raise SpecError(
-                f'{name}() has the parameter {parameter}, whose values have no name; inputs are named, so make it '
-                f'a keyword parameter or **{parameter.name}'
-            )
-
     made = type(FunctionProcess)(
         name,
         (FunctionProcess,),
@@ -204,17 +234,27 @@ def _make_class(function: Callable[..., Any]) -> type[FunctionProcess]:
 
 def _declare_ports(spec: ProcessSpec, function: Callable[..., Any]) -> None:
     hints = _hints(function)
+    texts = _help_texts(function)
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
             spec.inputs.dynamic = True
             continue
-        options: dict[str, Any] = {}
-        if parameter.name in hints:
-            options['valid_type'] = hints[parameter.name]
-        if parameter.default is not parameter.empty:
-            options['default'] = parameter.default
+        options: dict[str, Any] = {'help': texts.get(parameter.name)}
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            options.update(valid_type=tuple, default=())
+        else:
+            if parameter.name in hints:
+                options['valid_type'] = hints[parameter.name]
+            if parameter.default is not parameter.empty:
+                options['default'] = parameter.default
         spec.input(parameter.name, **options)
     spec.outputs.dynamic = True
+
+
+def _help_texts(function: Callable[..., Any]) -> dict[str, str]:
+    """What the docstring's ``:param name:`` fields say."""
+    fields = _PARAM_FIELD.findall(inspect.getdoc(function) or '')
+    return {name: ' '.join(text.split()) for name, text in fields}
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
