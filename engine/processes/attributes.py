@@ -12,7 +12,10 @@ def _no_such_key(owner: str, name: str, keys: Iterable[str]) -> str:
 
 
 class AttributeDict(dict[str, Any]):
-    """A dictionary with attribute access; what ``self.ctx`` is."""
+    """A dictionary with attribute access; what ``self.ctx`` is.
+
+    A key such as ``items``, which is a dictionary's method too, is set and read as ``ctx['items']``.
+    """
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -21,6 +24,8 @@ class AttributeDict(dict[str, Any]):
             raise AttributeError(_no_such_key('it', name, self)) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if hasattr(dict, name):
+            raise AttributeError(f'{name!r} is a method of dictionaries; write [{name!r}] to set and to read it')
         self[name] = value
 
     def __delattr__(self, name: str) -> None:

@@ -59,6 +59,8 @@ class FunctionProcess(Process):
     def run(self) -> Any:
         """Call the function with the inputs and take what it returns as outputs."""
         returned = self.call()
+        # Only None is stored as no outputs at all, so that the caller gets {} where the function gave that.
+        self._outputs_changed = returned is not None
         if isinstance(returned, ExitCode):
             return returned
         self.out_many(as_outputs(returned))
@@ -204,7 +206,7 @@ def _bind(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[s
     if len(args) > len(names):
         rest = [parameter.name for parameter in parameters if parameter.kind is parameter.VAR_POSITIONAL]
         if not rest:
-            raise TypeError(f'{label}() takes {len(names)} positional arguments, but {len(args)} were given')
+            raise TypeError(f'{label}() takes {len(names)} positional argument(s), but {len(args)} were given')
         inputs[rest[0]] = args[len(names):]
     for name in kwargs:
         if name in inputs:
@@ -241,7 +243,7 @@ def _declare_ports(spec: ProcessSpec, function: Callable[..., Any]) -> None:
             continue
         options: dict[str, Any] = {'help': texts.get(parameter.name)}
         if parameter.kind is parameter.VAR_POSITIONAL:
-            options.update(valid_type=tuple, default=())
+            options.update(valid_type=(tuple, list), default=())
         else:
             if parameter.name in hints:
                 options['valid_type'] = hints[parameter.name]

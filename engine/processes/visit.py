@@ -88,7 +88,7 @@ class Visit:
         self.log: list[LogEntry] = []
         self.aborted: StepAborted | None = None
         self.is_dead = False
-        self.blocked_on: Future[Any] | None = None
+        self.blocked_on: list[Future[Any]] = []
         self._abort_callbacks: list[Callable[[], object]] = []
         self._lock = threading.Lock()
 
@@ -116,15 +116,18 @@ class Visit:
 
     @contextmanager
     def blocking_on(self, future: Future[Any]) -> Iterator[None]:
-        """Tell :meth:`abort` which future to fail while the step waits for it."""
+        """Tell :meth:`abort` which future to fail while the step waits for it.
+
+        A step may wait for several at once, as a coroutine does that gathers them.
+        """
         with self._lock:
             self.check()
-            self.blocked_on = future
+            self.blocked_on.append(future)
         try:
             yield
         finally:
             with self._lock:
-                self.blocked_on = None
+                self.blocked_on.remove(future)
 
     def abort(self, reason: StepAborted) -> list[Callable[[], object]]:
         """Say that the step's result no longer counts; a blocked call in it raises ``reason``.
@@ -134,10 +137,9 @@ class Visit:
         with self._lock:
             self.aborted = reason
             self.is_dead = True
-            blocked_on, callbacks = self.blocked_on, self._abort_callbacks
+            blocked_on, callbacks = list(self.blocked_on), self._abort_callbacks
             self._abort_callbacks = []
-        if blocked_on is not None:
-            self._fail(blocked_on, reason)
+        self._fail(blocked_on, reason)
         return callbacks
 
     def interrupt(self, reason: StepAborted) -> None:
@@ -145,15 +147,15 @@ class Visit:
         with self._lock:
             if self.aborted is None:
                 self.aborted = reason
-            blocked_on = self.blocked_on
-        if blocked_on is not None:
-            self._fail(blocked_on, reason)
+            blocked_on = list(self.blocked_on)
+        self._fail(blocked_on, reason)
 
-    def _fail(self, blocked_on: Future[Any], reason: StepAborted) -> None:
-        try:
-            blocked_on.set_exception(reason)
-        except InvalidStateError:
-            LOGGER.debug('process %d got its answer before it could be aborted', self.pid)
+    def _fail(self, blocked_on: Sequence[Future[Any]], reason: StepAborted) -> None:
+        for future in blocked_on:
+            try:
+                future.set_exception(reason)
+            except InvalidStateError:
+                LOGGER.debug('process %d got its answer before it could be aborted', self.pid)
 
     def add_abort_callback(self, callback: Callable[[], object]) -> None:
         """Have ``callback`` called once when the step is aborted; at once if it already is."""

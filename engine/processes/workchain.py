@@ -71,7 +71,7 @@ class WorkChain(Process):
 
     @classmethod
     def _complete_spec(cls, spec: ProcessSpec) -> None:
-        if spec.compiled_outline is None and cls is not WorkChain:
+        if spec.compiled_outline is None:
             raise SpecError(f'{cls.__name__} has no outline; give one in define() with spec.outline(cls.first, ...)')
 
     def to_context(self, **awaited: Any) -> None:
@@ -79,10 +79,20 @@ class WorkChain(Process):
 
         :param awaited: name in the context (with dots for nested names) to node, ``append_(node)`` or
             ``assign_(node)``.
+        :raises TypeError: what is to be waited for is no node.
+        :raises ValueError: something that is no dictionary, or no list, is in the way of a name.
         """
-        for name, target in awaited.items():
-            action = target if isinstance(target, ContextAction) else assign_(target)
-            self._awaited.append((name, action.pid, action.append))
+        actions = [
+            (name, target if isinstance(target, ContextAction) else assign_(target))
+            for name, target in awaited.items()
+        ]
+        # Tried on a copy of what is there, so that a name that does not fit is refused here and not after the wait.
+        trial = _skeleton(self.ctx)
+        for name, _, append in self._awaited:
+            _put(trial, name, None, append=append)
+        for name, action in actions:
+            _put(trial, name, None, append=action.append)
+        self._awaited.extend((name, action.pid, action.append) for name, action in actions)
 
     # -- for the runner ----------------------------------------------------------------------------------
 
@@ -143,7 +153,7 @@ class WorkChain(Process):
         self._position = self._after
         if isinstance(returned, ToContext):
             self.to_context(**returned)
-        elif isinstance(returned, ExitCode) or returned:
+        elif returned and returned != ExitCode():
             return self._finish(returned)
         if self._awaited:
             pids = tuple(dict.fromkeys(pid for _, pid, _ in self._awaited))
@@ -159,15 +169,38 @@ class WorkChain(Process):
         visit: Visit = self._here()
         nodes = {node.pid: node for node in visit.host.nodes([pid for _, pid, _ in self._awaited])}
         for name, pid, append in self._awaited:
-            *outer, last = name.split('.')
-            place: Any = self.ctx
-            for part in outer:
-                place = place.setdefault(part, AttributeDict())
-            if append:
-                place.setdefault(last, []).append(nodes[pid])
-            else:
-                place[last] = nodes[pid]
+            _put(self.ctx, name, nodes[pid], append=append)
         self._awaited = []
+
+
+def _put(context: dict[str, Any], name: str, node: ProcessNode | None, *, append: bool) -> None:
+    *outer, last = name.split('.')
+    if '' in outer or not last:
+        raise ValueError(f'{name!r} is no name for the context: a part of it is empty')
+    place: Any = context
+    for part in outer:
+        place = place.setdefault(part, AttributeDict())
+        if not isinstance(place, dict):
+            raise ValueError(
+                f'ctx.{name} cannot be set: {part!r} in it is a {type(place).__name__}, not a dictionary; use '
+                f'another name'
+            )
+    if not append:
+        place[last] = node
+        return
+    there = place.setdefault(last, [])
+    if not isinstance(there, list):
+        raise ValueError(
+            f'ctx.{name} cannot be appended to: it is a {type(there).__name__}, not a list; use another name'
+        )
+    there.append(node)
+
+
+def _skeleton(value: Any) -> Any:
+    """The dictionaries of a context, copied, with lists emptied and everything else as it is."""
+    if isinstance(value, dict):
+        return {key: _skeleton(inner) for key, inner in value.items()}
+    return [] if isinstance(value, list) else value
 
 
 def _awaitable_pid(what: str, target: Any) -> int:
