@@ -196,6 +196,11 @@ class Calls:
         :raises TimeoutError: it has not ended in time.
         """
         visit = self._visit()
+        if visit is not None and any(record.pid == node.pid for record in visit.children):
+            raise RuntimeError(
+                f'{what} would wait for ever: process {node.pid} begins when the step that submitted it has ended; '
+                f'return ToContext(name=node) to have it in the next step, or use run()'
+            )
         try:
             if visit is None:
                 wait(ended, timeout, what=what, instead=instead)

@@ -30,6 +30,7 @@ from .calls import Calls, remaining
 from .claims import Claims
 from .dispatcher import Dispatcher
 from .errors import EngineStopped, ProcessParked, StepAborted
+from .exit_code import ExitCode
 from .faults import Faults, NoFaults
 from .launch import merge_inputs
 from .membership import Membership
@@ -187,6 +188,7 @@ class Engine:
                 ),
                 AttributeDict: Reference('attributes', dict, AttributeDict),
                 FrozenAttributes: Reference('frozen-attributes', dict, FrozenAttributes),
+                ExitCode: Reference('exit-code', list, lambda parts: ExitCode(*parts)),
             },
         )
 

@@ -252,9 +252,12 @@ class Execution:
                 else:
                     result = process._end_step(await started)
         except BaseException as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                self._end_visit()
+                self._answer(StepWasAborted())
+                raise  # the worker's loop winds up
             self._failed(error)
-            if isinstance(error, asyncio.CancelledError):
-                raise
             return
         self._ended(result)
 
@@ -274,7 +277,7 @@ class Execution:
             self._end_visit()
             self._park(str(error))
             return
-        if isinstance(error, (StepAborted, asyncio.CancelledError)):
+        if _is_abort(error):
             self._end_visit()
             self._answer(StepWasAborted())
             return
@@ -392,6 +395,13 @@ class Execution:
             self._bridge.submit(_awaiting, coroutine)
         except (LoopClosed, Forked):
             coroutine.close()
+
+
+def _is_abort(error: BaseException) -> bool:
+    """Whether a step ended because it was unwound, also where it waited for several things at once."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(StepAborted) is not None
+    return isinstance(error, StepAborted)
 
 
 async def _awaiting(coroutine: Awaitable[None]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .errors import ValidationError
+from .processes.attributes import plain
 from .processes.functions import process_class_of
 from .processes.identity import identify
 from .states import ProcessState
@@ -56,7 +57,7 @@ def compose(
     process_class = process_class_of(target)
     values = dict(given)
     metadata = _check_metadata(process_class.__name__, values.pop('metadata', None))
-    inputs = process_class.spec().complete_inputs(values)
+    inputs = process_class.spec().complete_inputs({name: plain(value) for name, value in values.items()})
     class_name, class_hash = identify(target)
     key = metadata.get('key')
     now = time.time()

@@ -38,6 +38,13 @@ class AttributeDict(dict[str, Any]):
         return [*super().__dir__(), *map(str, self)]
 
 
+def plain(value: Any) -> Any:
+    """``value`` with the dictionaries of this module, nested ones included, turned into plain dictionaries."""
+    if isinstance(value, (AttributeDict, FrozenAttributes)):
+        return {key: plain(inner) for key, inner in value.items()}
+    return value
+
+
 class FrozenAttributes(Mapping[str, Any]):
     """A read-only mapping with attribute access, nested namespaces included; what inputs and outputs are.
 

@@ -14,7 +14,7 @@ from ..errors import SpecError
 from ..exit_code import ExitCode, ExitCodesNamespace
 from ..logging import ProcessLogger, process_logger, report_to
 from ..spec import PortNamespace, ProcessSpec
-from .attributes import FrozenAttributes
+from .attributes import FrozenAttributes, plain
 from .machine import Ending
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from .visit import Visit
 
 __all__ = ['Process', 'StepResult']
+
+#: Types of values that can always be stored and never change.
+_IMMUTABLE = frozenset({int, float, bool, str, bytes, type(None)})
 
 SUCCESS = ExitCode()
 
@@ -136,9 +139,15 @@ class Process:
         """Set an output; it becomes visible when the step is committed.
 
         :param name: the port's name, with dots for namespaces.
+        The output is the value as it is now: later changes to the object do not count.
+
         :raises ValidationError: no such output is declared, or the value does not fit it.
+        :raises UnstorableValue: the value cannot be written as data.
         """
         self.spec().check_output(name, value)
+        if type(value) not in _IMMUTABLE:
+            codec = self._here().host.codec
+            value = plain(codec.decode(codec.encode(value, f'outputs.{name}')))
         *namespaces, last = name.split('.')
         there = self._outputs
         for namespace in namespaces:

@@ -68,6 +68,7 @@ class WorkChain(Process):
         self._position = 0
         self._after = 0
         self._awaited: list[tuple[str, int, bool]] = []
+        self._trial: dict[str, Any] | None = None
 
     @classmethod
     def _complete_spec(cls, spec: ProcessSpec) -> None:
@@ -87,11 +88,10 @@ class WorkChain(Process):
             for name, target in awaited.items()
         ]
         # Tried on a copy of what is there, so that a name that does not fit is refused here and not after the wait.
-        trial = _skeleton(self.ctx)
-        for name, _, append in self._awaited:
-            _put(trial, name, None, append=append)
+        if self._trial is None:
+            self._trial = _skeleton(self.ctx)
         for name, action in actions:
-            _put(trial, name, None, append=action.append)
+            _put(self._trial, name, None, append=action.append)
         self._awaited.extend((name, action.pid, action.append) for name, action in actions)
 
     # -- for the runner ----------------------------------------------------------------------------------
@@ -138,6 +138,7 @@ class WorkChain(Process):
         return instruction.op == 'step' and inspect.iscoroutinefunction(getattr(self, instruction.name))
 
     def _begin_step(self) -> StepResult | Awaitable[Any]:
+        self._trial = None
         if self._awaited:
             self._fill_context()
         found = self._outline().next_step(self._position, self._test)
@@ -153,7 +154,7 @@ class WorkChain(Process):
         self._position = self._after
         if isinstance(returned, ToContext):
             self.to_context(**returned)
-        elif returned and returned != ExitCode():
+        elif returned.status if isinstance(returned, ExitCode) else returned:
             return self._finish(returned)
         if self._awaited:
             pids = tuple(dict.fromkeys(pid for _, pid, _ in self._awaited))
