@@ -97,8 +97,6 @@ class Transaction:
         held = [unit for unit, verdict in zip(units, verdicts, strict=True) if isinstance(verdict, Held)]
         self._create(held, units, verdicts)
         self._write_advances(held)
-        if any(unit.kept_calls is not None for unit in held):
-            self._kill_unasked_calls(held)
         log = [entry for unit in held for entry in unit.log]
         if log:
             self._cursor.executemany(self._sql.insert_log, [msgspec.structs.asdict(entry) for entry in log])
@@ -108,6 +106,9 @@ class Transaction:
             for unit in held
             if unit.fence is not None and unit.advance is not None and unit.advance.state in TERMINAL_STATES
         )
+        if any(unit.kept_calls is not None for unit in held):
+            # After the waits: what is killed here may have gone to wait, or have been woken, a moment ago.
+            self._kill_unasked_calls(held)
         if satisfied:
             for index, unit in enumerate(units):
                 verdict = verdicts[index]
@@ -159,7 +160,8 @@ class Transaction:
         return holder
 
     def _claimed_at_birth(self, record: ProcessRecord) -> ProcessRecord:
-        if record.driven or record.state not in _OWNED_STATES:
+        # A function that its caller drives is owned already.
+        if record.owner is not None or record.driven or record.state not in _OWNED_STATES:
             return record
         if not self._admission.admits(record, len(self.claims)):
             return record
@@ -306,6 +308,9 @@ class Transaction:
             )
             self._cursor.execute(self._sql.forget_waiter, {'pids': as_set})
             self.changes.extend(StateChange(pid, before, ProcessState.KILLED) for pid, before in family)
+            # What this very transaction has claimed must not be handed to a worker any more.
+            gone = set(killed)
+            self.claims[:] = [record for record in self.claims if record.pid not in gone]
             self._wake_waiters_of(killed)
         return killed
 
