@@ -106,6 +106,9 @@ class Claims:
                 LOGGER.debug('the engine stops; the search is over')
             except StoreError as error:
                 LOGGER.warning('looking for work failed, it is tried again later: %s', error)
+            except BaseException:
+                # Such as SystemExit of a module that is imported; the next search must not wait for this one.
+                LOGGER.exception('looking for work failed, it is tried again later')
             with self._lock:
                 if not self._again:
                     self._looking = False

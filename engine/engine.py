@@ -151,6 +151,7 @@ class Engine:
             listener=self,
             faults=self.faults,
             tick=self._tick,
+            on_crash=self._store_crashed,
         )
         self._membership = Membership(
             engine_name=self.name,
@@ -249,6 +250,10 @@ class Engine:
 
     def _worker_crashed(self, thread: LoopThread, error: BaseException) -> None:
         LOGGER.critical('%s crashed; the engine stops', thread.name, exc_info=error)
+        self.dispatcher.close()
+        self.terminations.close()
+
+    def _store_crashed(self, error: BaseException) -> None:
         self.dispatcher.close()
         self.terminations.close()
 

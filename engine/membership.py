@@ -86,17 +86,29 @@ class Membership:
         """Declare dead the engines of this host whose OS process is gone; returns how many there were."""
         engines = self._store.call(lambda transaction: transaction.live_engines()).result()
         here = socket.gethostname()
-        return sum(
+        dead = sum(
             self._declare_if_dead(each) for each in engines if each.host == here and each.id != self.engine_id
         )
+        self._sweep_files({each.uuid for each in engines})
+        return dead
+
+    def _sweep_files(self, live: set[str]) -> None:
+        """Remove lock files that nobody holds and whose engines have ended, or never came to have a row."""
+        for path in self._location.engines.glob('*.lock'):
+            if path.stem not in live:
+                taken = try_take(path)
+                if taken is not None:
+                    with taken:
+                        taken.remove()
 
     def _declare_if_dead(self, engine: EngineRecord) -> bool:
         taken = try_take(_lock_path(self._location, engine.uuid))
         if taken is None:  # it lives; or its file is gone, which proves nothing
             return False
         with taken:
+            # The lock in hand is proof, whatever the last heartbeat was: it may have come after we read the rows.
             declared = self._store.call(
-                lambda transaction: transaction.declare_dead(engine.id, engine.heartbeat)
+                lambda transaction: transaction.declare_dead(engine.id, transaction.heartbeat_of(engine.id))
             ).result()
             self._faults.hit(FaultPoint.PREDECESSOR_RELEASED)
             taken.remove()

@@ -29,6 +29,8 @@ class PidBlocks:
         """The next pid. Waits for the store only when a whole block was used up meanwhile."""
         with self._lock:
             if self._next >= self._end:
+                if self._coming is not None and self._coming[1].done() and self._coming[1].exception() is not None:
+                    self._coming = None  # asked for ahead of time; by now the disk may have room again
                 if self._coming is None:
                     self._reserve()
                 self._arrive()

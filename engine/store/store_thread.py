@@ -86,6 +86,7 @@ class StoreThread:
     """The thread that owns the writing connection.
 
     :param tick: called about every ``tick_interval`` seconds on this thread, between batches.
+    :param on_crash: called on this thread when it dies of an error; what it had accepted is answered by then.
 
     Guarantees: an operation that :meth:`post` accepts is answered, on the store thread, exactly once: with its
     result after the commit, or with a :class:`Failure`. Operations are written in the order of their posting.
@@ -102,6 +103,7 @@ class StoreThread:
         name: str = 'treadle-store',
         tick: Callable[[], None] | None = None,
         tick_interval: float = 0.05,
+        on_crash: Callable[[BaseException], None] | None = None,
     ) -> None:
         self._database = database
         self._statements = statements
@@ -110,6 +112,8 @@ class StoreThread:
         self._faults = faults
         self._tick = tick
         self._tick_interval = tick_interval
+        self._on_crash = on_crash
+        self._unanswered: Sequence[tuple[Any, Reply]] = ()
         self._queue: queue.SimpleQueue[tuple[Any, Reply] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
@@ -192,16 +196,19 @@ class StoreThread:
             self._started.set()
             return
         self._started.set()
+        crash: BaseException | None = None
         try:
             self._serve()
-        except BaseException:
-            LOGGER.exception('the store thread died; the engine can write no more')
-            raise
+        except BaseException as error:
+            LOGGER.critical('the store thread died; the engine can write no more', exc_info=error)
+            crash = error
         finally:
             with self._lock:
                 self._closed = True
             self._refuse_the_rest()
             self._database.close()
+        if crash is not None and self._on_crash is not None:
+            self._on_crash(crash)
 
     def _serve(self) -> None:
         next_tick = time.monotonic() + self._tick_interval
@@ -210,10 +217,10 @@ class StoreThread:
             now = time.monotonic()
             if now >= next_tick:
                 next_tick = now + self._tick_interval
-                if self._tick is not None:
-                    self._tick()
+                self._call_tick()
             batch, more = self._take_batch(next_tick - now)
             if batch:
+                self._unanswered = batch
                 self._write_batch(batch)
                 if self._queue.empty():
                     held_since = time.monotonic()
@@ -222,6 +229,14 @@ class StoreThread:
                     held_since = time.monotonic()
             if not more:
                 return
+
+    def _call_tick(self) -> None:
+        if self._tick is None:
+            return
+        try:
+            self._tick()
+        except Exception as error:  # such as a disk that cannot be read just now: no reason to stop writing
+            LOGGER.warning('a tick of the store failed: %s', self._database.translate(error))
 
     def _take_batch(self, patience: float) -> tuple[list[tuple[Any, Reply]], bool]:
         batch: list[tuple[Any, Reply]] = []
@@ -241,20 +256,24 @@ class StoreThread:
         try:
             answers, transaction = self._transact([operation for operation, _ in batch])
         except BaseException as error:
-            if len(batch) == 1:
-                _answer(batch[0][1], Failure(error))
-            else:
-                LOGGER.debug('a batch of %d failed (%s); writing it one by one', len(batch), error)
-                for item in batch:
-                    self._write_batch([item])
+            if len(batch) == 1 or self._database.is_busy(error.__cause__ or error):
+                self._answer_all(batch, [Failure(error)] * len(batch))
+                return
+            LOGGER.debug('a batch of %d failed (%s); writing it one by one', len(batch), error)
+            for item in batch:
+                self._write_batch([item])
             return
         self.batches += 1
         self._faults.hit(FaultPoint.BATCH_COMMITTED)
-        for (_, reply), answer in zip(batch, answers, strict=True):
-            _answer(reply, answer)
+        self._answer_all(batch, answers)
         if transaction.changes or transaction.claims:
             self._listener.committed(transaction.changes, transaction.claims)
         self._faults.hit(FaultPoint.BATCH_ANSWERED)
+
+    def _answer_all(self, batch: Sequence[tuple[Any, Reply]], answers: Sequence[Any]) -> None:
+        self._unanswered = self._unanswered[len(batch) :]
+        for (_, reply), answer in zip(batch, answers, strict=True):
+            _answer(reply, answer)
 
     def _transact(self, operations: Sequence[Any]) -> tuple[list[Any], Transaction]:
         give_up = time.monotonic() + BUSY_PATIENCE
@@ -286,6 +305,9 @@ class StoreThread:
 
     def _refuse_the_rest(self) -> None:
         error = EngineStopped('the store stopped before this was written')
+        # Not empty only when the thread died in the middle; then it may have been written, and nobody can tell.
+        for _, reply in self._unanswered:
+            _answer(reply, Failure(error))
         while True:
             try:
                 item = self._queue.get_nowait()

@@ -349,6 +349,10 @@ class Transaction:
         self._cursor.execute(self._sql.beat, {'engine_id': engine_id})
         return self._cursor.rowcount == 1
 
+    def heartbeat_of(self, engine_id: int) -> int:
+        """An engine's heartbeat; -1 when it has ended."""
+        return next((each.heartbeat for each in self.live_engines() if each.id == engine_id), -1)
+
     def declare_dead(self, engine_id: int, seen: int) -> bool:
         """Declare an engine dead whose heartbeat was ``seen`` last, and release what it owned.
 
