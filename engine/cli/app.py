@@ -1,0 +1,84 @@
+"""The group of commands, and how the command ends: exit codes, error lines, pipes that are closed early."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Final, NoReturn
+
+import click
+
+from ..errors import TreadleError
+from .log import log
+from .ps import ps
+from .show import show
+
+__all__ = ['main', 'treadle']
+
+#: Exit codes: not found, or the store cannot be read; and Ctrl-C, as shells have it. Misuse is click's 2.
+FAILED: Final = 1
+INTERRUPTED: Final = 130
+
+
+@click.group(context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100})
+@click.version_option(package_name='treadle', prog_name='treadle', message='%(prog)s %(version)s')
+def treadle() -> None:
+    """Look at durable processes: what runs, what came out, what was logged.
+
+    The commands read the store that --store or TREADLE_STORE names, whether an engine runs or not.
+    """
+
+
+treadle.add_command(ps)
+treadle.add_command(show)
+treadle.add_command(log)
+
+
+def main() -> NoReturn:
+    """Run the command line and leave; the console script."""
+    if sys.stdout is None or sys.stderr is None:
+        _replace_closed_streams()
+    for stream in (sys.stdout, sys.stderr):
+        # What a terminal cannot show is written as an escape and never stops the listing.
+        stream.reconfigure(errors='backslashreplace')  # type: ignore[union-attr]
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        status = treadle.main(prog_name='treadle', standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except TreadleError as error:
+        return _fail(str(error))
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # `treadle ps | head`: the reader has what it wanted.
+        _discard_output()
+        return 0
+    except OSError as error:
+        _discard_output()
+        return _fail(f'the output cannot be written ({error.strerror or error}); look at where it goes')
+    return status if isinstance(status, int) else 0
+
+
+def _fail(message: str) -> int:
+    click.echo(f'treadle: {" ".join(message.split())}', err=True)
+    return FAILED
+
+
+def _discard_output() -> None:
+    """Let the interpreter's last flush go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def _replace_closed_streams() -> None:
+    # Python has None for a stream that was closed before it started (`treadle ps >&-`).
+    for name in ('stdout', 'stderr'):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), 'w', encoding='utf-8'))
