@@ -48,6 +48,7 @@ class Claims:
         self._looking = False
         self._again = False
         self._ends = False
+        self._unknown_class = False
         self._sweep_due = 0.0
 
     def begin(self, membership: Membership) -> None:
@@ -58,11 +59,12 @@ class Claims:
 
     def admits(self, record: ProcessRecord) -> bool:
         """Whether this engine may run the process, as far as can be said without importing anything."""
-        return (
-            (self._claims_all or record.origin in self._origins)
-            and record.pid not in self._parked
-            and is_known(record.class_name, record.class_hash)
-        )
+        if not (self._claims_all or record.origin in self._origins) or record.pid in self._parked:
+            return False
+        if not is_known(record.class_name, record.class_hash):
+            self._unknown_class = True  # the search may import it
+            return False
+        return True
 
     def park(self, pid: int, reason: str) -> None:
         """Do not claim this process again."""
@@ -91,9 +93,12 @@ class Claims:
                 self._looking = False
 
     def look_if_due(self) -> None:
-        """Search if none was made for a while."""
+        """Search if there is a reason to, or if none was made for a while."""
         now = time.monotonic()
-        if now >= self._sweep_due:
+        if self._unknown_class:
+            self._unknown_class = False
+            self.look()
+        elif now >= self._sweep_due:
             self._sweep_due = now + SWEEP
             self.look(ends=True)
 

@@ -15,6 +15,10 @@ from .queries import Queries
 from .records import EngineRecord, LogEntry, ProcessRecord, ProcessSummary
 
 
+# What a forked child got from its parent: closing it there would touch the parent's files.
+_inherited: list[Connection] = []
+
+
 class Connection(Protocol):
     """The part of a driver's connection that reading uses."""
 
@@ -157,8 +161,9 @@ class Reader:
             connection.close()
 
     def forget_connections(self) -> None:
-        """Drop the connections unclosed: in a forked child they belong to the parent."""
+        """Keep the connections unclosed and unused: in a forked child they belong to the parent."""
         self._lock = threading.Lock()
+        _inherited.extend(self._idle)
         self._idle = []
 
     def _fetch(self, sql: str, parameters: dict[str, Any]) -> list[Any]:
