@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import logging
 import random
 from collections.abc import Awaitable
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from ..threads import Bridge, Forked, LoopClosed, StepThreads
-from .errors import EngineStopped, ReplayMismatch, StepAborted, TreadleError
+from .errors import EngineStopped, ReplayMismatch, StepAborted, StoreError, TreadleError
 from .faults import FaultPoint, Faults
 from .node import ProcessNode, Source
 from .processes.functions import process_class_of
@@ -96,6 +97,7 @@ class Execution:
         self._outputs = record.outputs
         self._version = record.version
         self._unit: Unit | None = None
+        self._unwritten: StepResult | None = None
         self._next_event: asyncio.Future[Event] | None = None
         self._parked_because = ''
         self._retries = 0
@@ -114,6 +116,8 @@ class Execution:
             event = None
             for command in commands:
                 event = await self._carry_out(command)
+            if isinstance(event, Committed):
+                self._parts.faults.hit(FaultPoint.STEP_COMMITTED)
 
     async def _carry_out(self, command: Command) -> Event | None:
         match command:
@@ -121,12 +125,16 @@ class Execution:
                 return await self._take_step()
             case Command.COMMIT_AGAIN:
                 return await self._commit_again()
+            case Command.END_AGAIN:
+                return await self._end_again()
             case Command.RELEASE:
                 self._release()
             case Command.PARK:
                 self._release()
                 self._parts.park(self._record.pid, self._parked_because)
             case Command.LEAVE:
+                if self._life.state.is_terminal:
+                    self._parts.faults.hit(FaultPoint.ENDED)
                 self._parts.dispatcher.left(self._record.pid)
                 self._parts.has_room()
             case Command.DISCARD:
@@ -151,13 +159,28 @@ class Execution:
         unit = self._unit
         if unit is None:
             raise RuntimeError('there is no unit to commit again')
+        await self._pause()
         self._next_event = self._bridge.loop.create_future()
+        self._post(unit)
+        return await self._next_event
+
+    async def _end_again(self) -> Event:
+        result = self._unwritten
+        if result is None:
+            raise RuntimeError('there are no results to write again')
+        await self._pause()
+        self._next_event = self._bridge.loop.create_future()
+        try:
+            self._parts.steps.post(functools.partial(self._write, result), nesting=self._record.nesting)
+        except LoopClosed:
+            return StepWasAborted()
+        return await self._next_event
+
+    async def _pause(self) -> None:
         pause = min(RETRY_MOST, RETRY_FIRST * 2**self._retries) * random.uniform(0.5, 1.0)
         self._retries += 1
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._is_stopping.wait(), pause)
-        self._post(unit)
-        return await self._next_event
 
     def _release(self) -> None:
         fence = Fence(self._record.pid, self._record.epoch, self._version)
@@ -265,8 +288,16 @@ class Execution:
 
     def _ended(self, result: StepResult) -> None:
         self._parts.faults.hit(FaultPoint.STEP_RETURNED)
+        self._write(result)
+
+    def _write(self, result: StepResult) -> None:
         try:
             unit = self._unit_of(result)
+        except StoreError as error:  # the disk does not take a large value; that is no verdict on the process
+            LOGGER.error('process %d: its step could not be written: %s', self._record.pid, error)
+            self._unwritten = result
+            self._answer(StoreFailed())
+            return
         except Exception as error:  # a value in ctx or outputs that cannot be stored
             self._failed(error)
             return

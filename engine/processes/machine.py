@@ -85,7 +85,7 @@ class Refused:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StoreFailed:
-    """The store could not write the unit; the unit is as good as before."""
+    """The store could not write the unit, or a large value on the way to it; both are as good as before."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -107,6 +107,7 @@ class Command(enum.Enum):
     TAKE_STEP = 'take the next step'
     COMMIT = 'commit the unit of the step that ended'
     COMMIT_AGAIN = 'commit the same unit again, after a pause'
+    END_AGAIN = 'put the results of the step into a unit again, after a pause'
     DISCARD = 'drop the results'
     RELEASE = 'give the claim back'
     PARK = 'give the claim back and do not take it again'
@@ -133,6 +134,10 @@ def handle(life: Life, event: Event) -> tuple[Life, tuple[Command, ...]]:
         if life.stopping:
             return _leave(life, Command.DISCARD, Command.RELEASE)
         return life, (Command.COMMIT_AGAIN,)
+    if isinstance(event, StoreFailed) and phase is Phase.STEPPING:
+        if life.stopping:
+            return _leave(life, Command.DISCARD, Command.RELEASE)
+        return life, (Command.END_AGAIN,)
     if isinstance(event, Refused) and phase is Phase.COMMITTING:
         return _leave(life, Command.DISCARD)
     if isinstance(event, StepAborted) and phase is Phase.STEPPING:
