@@ -83,7 +83,8 @@ class Calls:
         given = merge_inputs(inputs, kwargs)
         if 'key' in (given.get('metadata') or {}):
             return self.start(target, given, blocking=False)[0]
-        visit.check()
+        if visit.is_dead:
+            visit.check()
         record = self._compose(target, given, visit, visit.take_call_number(), blocking=False)
         visit.children.append(record)
         return ProcessNode(record.pid, self._parts.source, record)
