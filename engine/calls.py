@@ -8,6 +8,7 @@ child did kept, also while the step that asked for it has to be run again.
 from __future__ import annotations
 
 import contextvars
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -17,10 +18,12 @@ import msgspec
 
 from ..threads import wait, wait_on_loop
 from .errors import (
+    EngineStopped,
     KilledError,
     LeaseLost,
     ReplayMismatch,
     StepAborted,
+    StoreError,
 )
 from .execution import EngineParts
 from .exit_code import ExitCode
@@ -44,7 +47,12 @@ from .values import dump_exception, load_exception
 
 __all__ = ['Calls']
 
+LOGGER = logging.getLogger(__name__)
+
 _RUN_INSTEAD = 'await engine.run_async()'
+
+#: Seconds that what a killed step has started gets to end, after Ctrl-C.
+UNWINDING_PATIENCE = 5.0
 
 
 class Calls:
@@ -55,6 +63,8 @@ class Calls:
         self._host = host
         self._pids = pids
         self._engine_id = engine_id
+        #: Whether a second Ctrl-C came while the first one was being dealt with.
+        self.in_haste = False
 
     # -- starting ------------------------------------------------------------------------------------------
 
@@ -256,7 +266,11 @@ class Calls:
                 epoch=1,
             )
             unit = Unit(fence=None if visit is None else visit.fence, create=(record,))
-            held = self._held(visit, self._commit(unit))
+            try:
+                held = self._held(visit, self._commit(unit))
+            except KeyboardInterrupt:
+                self.interrupted(record.pid)
+                raise
             self._parts.faults.hit(FaultPoint.CALL_RECORDED)
             if held.attached is None:
                 return self._drive(function, record)
@@ -291,12 +305,33 @@ class Calls:
             replayed=record.epoch > 1,
         )
         process._visit = visit
-        if not self._parts.dispatcher.begin_visit(visit):
-            raise StepAborted(f'process {pid} was killed before it began')
         try:
-            return self._drive_visit(process, visit), node
-        finally:
-            self._parts.dispatcher.left(pid)
+            try:
+                if not self._parts.dispatcher.begin_visit(visit):
+                    raise StepAborted(f'process {pid} must not begin')
+                return self._drive_visit(process, visit), node
+            finally:
+                self._parts.dispatcher.left(pid)
+        except KeyboardInterrupt:
+            self.interrupted(pid)
+            raise
+        except StepAborted as abort:
+            raise self._as_seen_outside(pid, abort) from abort
+
+    def _as_seen_outside(self, pid: int, abort: StepAborted) -> BaseException:
+        """What the caller of a function is told whose result does not count: an abort unwinds only what is aborted."""
+        caller = current_visit()
+        if caller is not None and caller.aborted is not None:
+            return abort
+        record = self._parts.source.reader.process(pid)
+        if record.state == ProcessState.KILLED:
+            return KilledError(f'process {pid} ({record.process_label}) was killed: {record.exit_message}')
+        if caller is None and self._parts.dispatcher.is_closed:
+            return EngineStopped(
+                f'the engine stopped before process {pid} ({record.process_label}) ended; it stays runnable in the '
+                f'store and goes on when an engine claims it'
+            )
+        return abort
 
     def _drive_visit(self, process: FunctionProcess, visit: Visit) -> Any:
         try:
@@ -309,14 +344,15 @@ class Calls:
             # Without a row's outputs a replay returns None, as the function did.
             values = None if returned is None else process._outputs
             outputs = None if values is None else self._parts.source.codec.encode(values, 'outputs')
-        except StepAborted:
-            raise
-        except KeyboardInterrupt:
-            self.kill([visit.pid], 'interrupted (Ctrl-C)').result()
+        except (StepAborted, KeyboardInterrupt):
             raise
         except BaseException as error:
+            if visit.is_dead:
+                visit.check()
             self._end(visit, Advance(ProcessState.EXCEPTED, visit.number + 1, exception=dump_exception(error)))
             raise
+        if visit.is_dead:
+            visit.check()
         self._end(
             visit,
             Advance(
@@ -347,6 +383,25 @@ class Calls:
     def kill(self, pids: Sequence[int], message: str) -> Future[list[int]]:
         """Kill processes with all their descendants; the future resolves when it is durable."""
         return self._parts.store.call(lambda transaction: transaction.kill(pids, message))
+
+    def interrupted(self, pid: int) -> None:
+        """After Ctrl-C: kill the process durably, then let what its steps have started come to an end.
+
+        A second Ctrl-C comes out at once. Whatever else goes wrong is logged: the caller raises its KeyboardInterrupt.
+        """
+        try:
+            killed = wait(self.kill([pid], 'interrupted (Ctrl-C)'), what='run()', instead=_RUN_INSTEAD)
+            late = self._parts.aborts.wait(killed, UNWINDING_PATIENCE)
+        except KeyboardInterrupt:
+            self.in_haste = True
+            raise
+        except (EngineStopped, StoreError) as error:
+            LOGGER.warning('process %d could not be killed after Ctrl-C: %s', pid, error)
+            return
+        for each in late:
+            LOGGER.warning(
+                'process %d is killed, but what its step has started did not end within %g s', each, UNWINDING_PATIENCE
+            )
 
 
 def _lost(pid: int, verdict: Lost) -> StepAborted:

@@ -11,7 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from ..threads import LoopClosed
+from ..threads import LoopClosed, StartFailed
 from .errors import EngineStopped, StoreError
 from .processes.identity import ClassMissing, find, is_known
 from .states import TERMINAL_STATES
@@ -44,6 +44,7 @@ class Claims:
         self._script: str | None = None
         self._origins: frozenset[int] = frozenset()
         self._parked: dict[int, str] = {}
+        self._missing: dict[int, str] = {}
         self._lock = threading.Lock()
         self._looking = False
         self._again = False
@@ -73,7 +74,7 @@ class Claims:
     @property
     def parked(self) -> dict[int, str]:
         """The processes that this engine leaves alone, and why."""
-        return dict(self._parked)
+        return {**self._missing, **self._parked}
 
     def look(self, *, ends: bool = False) -> None:
         """Search soon; from any thread. Calls during a search lead to one more.
@@ -88,7 +89,8 @@ class Claims:
             self._looking = True
         try:
             self._parts.steps.post_beside(self._search)
-        except LoopClosed:
+        except (LoopClosed, StartFailed) as error:  # it stops; or the interpreter exits, which starts no thread
+            LOGGER.debug('no look for work: %s', error)
             with self._lock:
                 self._looking = False
 
@@ -157,6 +159,8 @@ class Claims:
         try:
             find(class_name, class_hash)
         except ClassMissing as error:
-            LOGGER.info('process %d waits for its class: %s', pid, error)
+            if self._missing.get(pid) != str(error):
+                self._missing[pid] = str(error)
+                LOGGER.warning('process %d waits for its class: %s', pid, error)
             return False
         return True

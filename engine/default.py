@@ -10,17 +10,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..threads import StopTimeout, run_in_child
-from .engine import Engine
+from .engine import Engine, running_engines
+from .errors import StoreError
 from .node import ProcessNode
 from .processes.functions import set_default_host
+from .processes.identity import script_of_main
 from .processes.visit import clear_current, current_visit
 
 __all__ = ['default_engine', 'run', 'run_get_node', 'submit']
 
 LOGGER = logging.getLogger(__name__)
 
-#: Seconds that the interpreter's exit waits for steps to come to their checkpoint.
-EXIT_PATIENCE = 10.0
+#: Seconds that the interpreter's exit waits for steps to come to their checkpoint; for steps of killed processes, which
+#: have none to come to; and when a second Ctrl-C has said that nobody wants to wait.
+EXIT_PATIENCE, KILLED_PATIENCE, HASTE = 10.0, 2.0, 0.2
 
 _lock = threading.Lock()
 _engine: Engine | None = None
@@ -67,19 +70,40 @@ def submit(process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: A
 
 
 def _stop_at_exit() -> None:
-    engine = _engine
-    if engine is None or not engine.is_running:
-        return
-    unfinished = engine.unfinished()
+    for engine in running_engines():
+        try:
+            _stop(engine)
+        except KeyboardInterrupt:
+            _say(f'interrupted while engine {engine.name!r} was stopping; what it ran goes on from its last checkpoint')
+
+
+def _stop(engine: Engine) -> None:
     try:
-        engine.stop(EXIT_PATIENCE)
+        engine.stop(_patience(engine))
     except StopTimeout as error:
-        sys.stderr.write(f'treadle: {error}\n')
+        _say(str(error))
+    try:
+        unfinished = engine.unfinished()
+    except StoreError as error:
+        _say(f'whether all submitted processes have ended cannot be said: {error}')
+        return
     if unfinished:
-        sys.stderr.write(
-            f'treadle: {len(unfinished)} submitted process(es) have not ended: {_enumerate(unfinished)}. They are safe '
-            f'in {engine.location.url} and go on when this script runs again; `treadle ps` shows them.\n'
+        how = 'this script runs again' if script_of_main() else "an engine with claims='all' runs on it"
+        _say(
+            f'{len(unfinished)} submitted process(es) have not ended: {_enumerate(unfinished)}. They are safe in '
+            f'{engine.location.url} and go on when {how}; `treadle ps` shows them.'
         )
+
+
+def _patience(engine: Engine) -> float:
+    if engine.in_haste:
+        return HASTE
+    visits = engine.dispatcher.visits()
+    return KILLED_PATIENCE if visits and all(visit.is_dead for visit in visits) else EXIT_PATIENCE
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f'treadle: {message}\n')
 
 
 def _enumerate(pids: list[int]) -> str:

@@ -7,12 +7,18 @@ step can only go on when others do.
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, InvalidStateError
 
+from ..threads import LoopClosed
 from .processes.visit import Visit
 from .store.records import ProcessRecord
 
 __all__ = ['Dispatcher']
+
+LOGGER = logging.getLogger(__name__)
 
 
 class Dispatcher:
@@ -35,9 +41,12 @@ class Dispatcher:
         self._may_run = admits
         self._held: dict[int, Visit | None] = {}
         self._killed: set[int] = set()
+        self._endings: dict[Visit, list[Future[None]]] = {}
+        self._endings_lock = threading.Lock()
         self._workers: Sequence[Callable[[Sequence[ProcessRecord]], None]] = ()
         self._next = 0
         self._open = False
+        self._closed = False
         self.turned_away = False
 
     def open(self, workers: Sequence[Callable[[Sequence[ProcessRecord]], None]]) -> None:
@@ -46,8 +55,14 @@ class Dispatcher:
         self._open = True
 
     def close(self) -> None:
-        """Admit nothing more."""
+        """Admit nothing more, and begin no further step."""
         self._open = False
+        self._closed = True
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether no further step begins."""
+        return self._closed
 
     @property
     def held(self) -> int:
@@ -85,27 +100,55 @@ class Dispatcher:
             shares[self._next].append(record)
             self._next = (self._next + 1) % count
         for worker, share in zip(self._workers, shares, strict=True):
-            if share:
+            if not share:
+                continue
+            try:
                 worker(share)
+            except LoopClosed:  # it stops; the engine gives back what it owns when it ends its row
+                LOGGER.debug('%d claimed processes came after their worker had closed', len(share))
+                for record in share:
+                    self.left(record.pid)
 
     def left(self, pid: int) -> None:
         """A worker no longer holds a process."""
-        self._held.pop(pid, None)
+        visit = self._held.pop(pid, None)
         self._killed.discard(pid)
+        if visit is not None and self._endings:
+            self._tell_over(visit)
 
     # -- what goes on inside: no lock, since a dictionary's and a set's single operations are atomic ------------
 
     def begin_visit(self, visit: Visit) -> bool:
-        """A step is about to start; ``False`` when its process was killed meanwhile, so that it must not.
+        """A step is about to start; ``False`` when it must not: its process was killed meanwhile, or the engine stops.
 
-        It writes, then looks; :meth:`kill` does so the other way round: one of the two sees the other.
+        It writes, then looks; :meth:`kill` and :meth:`close` do so the other way round: one of the two sees the other.
         """
         self._held[visit.pid] = visit
-        return visit.pid not in self._killed
+        return visit.pid not in self._killed and not self._closed
 
     def end_visit(self, visit: Visit) -> None:
         """The step is over; its process is still held."""
         self._held[visit.pid] = None
+        if self._endings:
+            self._tell_over(visit)
+
+    def end_of(self, visit: Visit) -> Future[None]:
+        """A future that resolves when the step is over; done already when it is."""
+        over: Future[None] = Future()
+        with self._endings_lock:
+            self._endings.setdefault(visit, []).append(over)
+        if self._held.get(visit.pid) is not visit:
+            self._tell_over(visit)
+        return over
+
+    def _tell_over(self, visit: Visit) -> None:
+        with self._endings_lock:
+            endings = self._endings.pop(visit, ())
+        for over in endings:
+            try:
+                over.set_result(None)
+            except InvalidStateError:
+                LOGGER.debug('nobody waits for the end of the step of process %d any more', visit.pid)
 
     def visits(self) -> list[Visit]:
         """The steps that go on now."""

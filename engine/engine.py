@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -20,12 +21,16 @@ from ..threads import (
     Group,
     LoopThread,
     StepThreads,
+    StopTimeout,
     Watchdog,
+    WrongThread,
     refuse_on_loop_thread,
     run_in_child,
+    wait,
     wait_on_loop,
 )
 from . import logging as process_logging
+from .aborts import Aborts
 from .calls import Calls, remaining
 from .claims import Claims
 from .dispatcher import Dispatcher
@@ -53,6 +58,15 @@ LOGGER = logging.getLogger(__name__)
 
 #: How many processes an engine holds at once, at least, and for each step that may execute.
 HELD_AT_LEAST, HELD_PER_STEP = 256, 8
+#: The part of a stop's time that is kept for closing, when steps take all the rest; and that part at most, in seconds.
+CLOSING_SHARE, CLOSING_MOST = 0.3, 5.0
+
+_live: set[Engine] = set()
+
+
+def running_engines() -> list[Engine]:
+    """The engines of this OS process that run."""
+    return [engine for engine in list(_live) if engine.is_running]
 
 
 class Engine:
@@ -95,7 +109,9 @@ class Engine:
         self._switch_interval = switch_interval
         self._fork_guard = ForkGuard(remedy='create and start an engine of its own in the child')
         self._state_lock = threading.Lock()
-        self._state: Literal['new', 'running', 'stopping', 'stopped'] = 'new'
+        self._state: Literal['new', 'starting', 'running', 'stopping', 'stopped'] = 'new'
+        self._came_up: Future[None] = Future()
+        self._went_down: Future[None] = Future()
         self.steps = StepThreads(permits=steps or min(32, (os.cpu_count() or 1) + 4))
         self.terminations = Terminations()
         self.dispatcher = Dispatcher(
@@ -103,6 +119,7 @@ class Engine:
             blocked=lambda: self.steps.blocked_count,
             admits=self._admits,
         )
+        self.aborts = Aborts(dispatcher=self.dispatcher, run_beside=self.steps.post_beside)
         run_in_child(self._after_fork)
 
     # -- starting and stopping -----------------------------------------------------------------------------
@@ -117,14 +134,12 @@ class Engine:
         with self._state_lock:
             if self._state != 'new':
                 raise EngineStopped(f'engine {self.name!r} is {self._state}; an engine starts once, create another')
-            self._state = 'running'
+            self._state = 'starting'
         try:
             self._build()
             self._group.start(timeout)
         except BaseException:
-            with self._state_lock:
-                self._state = 'stopped'
-            self.terminations.close()
+            self._is_down()
             raise
         self._calls = Calls(
             parts=self, host=self, pids=PidBlocks(self.store), engine_id=self._membership.engine_id
@@ -132,8 +147,23 @@ class Engine:
         self._claims.begin(self._membership)
         self.dispatcher.open([runner.give for runner in self._runners])
         process_logging.install()
+        if self._switch_interval is not None:
+            sys.setswitchinterval(self._switch_interval)
+        with self._state_lock:
+            self._state = 'running'
+        _live.add(self)
+        self._came_up.set_result(None)
         self._claims.look()
         return self
+
+    def _is_down(self) -> None:
+        with self._state_lock:
+            self._state = 'stopped'
+        self.terminations.close()
+        _live.discard(self)
+        for told in (self._came_up, self._went_down):
+            if not told.done():
+                told.set_result(None)
 
     def _build(self) -> None:
         # The database adapter imports SQLAlchemy, which takes longer than all the rest together.
@@ -196,29 +226,68 @@ class Engine:
     def stop(self, timeout: float = 30.0) -> None:
         """Take nothing new, let each step that executes come to its checkpoint, and close everything.
 
-        What is unfinished stays runnable in the store: stopping is no failure of a process. Safe to call again.
+        What is unfinished stays runnable in the store: stopping is no failure of a process. A step that is blocked in
+        a call of Treadle's is unwound, and taken again by the next engine; one that is not over when most of the time
+        has passed has its ``on_kill`` callbacks called. Safe to call again and from several threads: each call
+        returns when the engine has stopped.
 
         :param timeout: seconds for all of it.
         :raises StopTimeout: steps still execute; names them. Their processes stay claimed while they do.
+        :raises WrongThread: called by a step of this engine, which it would have to wait for, or on a Treadle loop.
         """
         if self._fork_guard.forked:
             return
+        refuse_on_loop_thread('stop()', 'await asyncio.to_thread(engine.stop)')
+        visit = current_visit()
+        if visit is not None and visit.host is self:
+            raise WrongThread(
+                f'stop() of engine {self.name!r} was called by a step of its own (process {visit.pid}), for which it '
+                f'would have to wait; stop it from the code that started it'
+            )
+        deadline = time.monotonic() + timeout
+        if self._state == 'starting':
+            wait(self._came_up, timeout, what='stop()')
         with self._state_lock:
-            if self._state != 'running':
-                return
-            self._state = 'stopping'
+            mine = self._state == 'running'
+            if mine:
+                self._state = 'stopping'
+        if mine:
+            self._wind_down(deadline)
+        elif self._state == 'stopping':
+            try:
+                wait(self._went_down, timeout, what='stop()')
+            except TimeoutError:
+                raise StopTimeout(f'engine {self.name!r} is still being stopped by another thread') from None
+
+    def _wind_down(self, deadline: float) -> None:
+        timeout = remaining(deadline) or 0.0
+        closing = min(CLOSING_SHARE * timeout, CLOSING_MOST)
         self.dispatcher.close()
-        reason = StepAborted(f'engine {self.name!r} stops; the process goes on when an engine claims it')
-        for visit in self.dispatcher.visits():
+        reason = self._abort_for_stop()
+        going = [(visit, self.dispatcher.end_of(visit)) for visit in self.dispatcher.visits()]
+        for visit, _ in going:
             visit.interrupt(reason)
         try:
-            self._group.stop(timeout)
+            late = [visit for visit, over in going if not _in_time(over, deadline - closing)]
+            for visit in late:
+                self.aborts.abort(visit, reason, lambda callback: callback())
+            self._group.stop(remaining(deadline))
+            self._refuse_to_forget(self.dispatcher.visits())
         finally:
-            self.terminations.close()
             self.source.reader.close()
             process_logging.uninstall()
-            with self._state_lock:
-                self._state = 'stopped'
+            self._is_down()
+
+    def _abort_for_stop(self) -> StepAborted:
+        return StepAborted(f'engine {self.name!r} stops; the process goes on when an engine claims it')
+
+    def _refuse_to_forget(self, late: Sequence[Visit]) -> None:
+        # Functions that were called from plain code; steps are named by the threads they execute on.
+        if late:
+            pids = ', '.join(str(visit.pid) for visit in late)
+            raise StopTimeout(
+                f'engine {self.name!r} did not stop in time: process {pids} executes in the code that called it'
+            )
 
     def __enter__(self) -> Self:
         return self.start()
@@ -233,6 +302,11 @@ class Engine:
         """Whether calls are taken, in this OS process."""
         return self._state == 'running' and not self._fork_guard.forked
 
+    @property
+    def in_haste(self) -> bool:
+        """Whether a second Ctrl-C has interrupted the dealing with the first."""
+        return self.is_running and self._calls.in_haste
+
     def _running(self) -> Calls:
         self._fork_guard.check(f'engine {self.name!r}')
         visit = current_visit()
@@ -242,13 +316,17 @@ class Engine:
         if self._state != 'running':
             raise EngineStopped(
                 f'engine {self.name!r} '
-                + ('is not started; use it as a context manager or call start()' if self._state == 'new'
-                   else f'is {self._state}; create and start another')
+                + (
+                    'is not started; use it as a context manager or call start()'
+                    if self._state in ('new', 'starting')
+                    else f'is {self._state}; create and start another'
+                )
             )
         return self._calls
 
     def _after_fork(self) -> None:
         self._state_lock = threading.Lock()
+        _live.discard(self)
         if hasattr(self, 'source'):
             self.source.reader.forget_connections()
 
@@ -275,7 +353,8 @@ class Engine:
         :raises WrongThread: called on one of Treadle's loops.
         :raises Exception: what the process raised.
 
-        Ctrl-C kills the process and its children durably, then raises :class:`KeyboardInterrupt`.
+        Ctrl-C kills the process and its children durably, gives what their steps have started some seconds to end (see
+        :func:`~treadle.engine.on_kill`), then raises :class:`KeyboardInterrupt`. A second Ctrl-C raises it at once.
         """
         return self.run_get_node(process, inputs, **kwargs)[0]
 
@@ -290,7 +369,7 @@ class Engine:
             calls.wait_for(node, ended, None, 'run()', 'await engine.run_async()')
             return _outcome(calls, process, node), node
         except KeyboardInterrupt:
-            calls.kill([node.pid], 'interrupted (Ctrl-C)').result()
+            calls.interrupted(node.pid)
             raise
         finally:
             self.terminations.forget(node.pid, ended)
@@ -394,7 +473,12 @@ class Engine:
                 else:
                     final.set_exception(error)
 
+        def forget(done: Future[ProcessNode]) -> None:
+            if done.cancelled():
+                self.terminations.forget(node.pid, ended)
+
         ended.add_done_callback(resolve)
+        final.add_done_callback(forget)
         return final
 
     def load(self, pid: int) -> ProcessNode:
@@ -433,8 +517,9 @@ class Engine:
         return [ProcessNode(record.pid, self.source, record) for record in records]
 
     def unfinished(self) -> list[int]:
-        """The pids that this engine has submitted, not their children, and that have not ended."""
-        self._running()
+        """The pids that this engine has submitted, not their children, and that have not ended; also after a stop."""
+        if self._state != 'stopped':
+            self._running()
         return self.source.reader.unfinished_of(self._membership.engine_id)
 
     # -- control -----------------------------------------------------------------------------------------------
@@ -485,15 +570,10 @@ class Engine:
         """Changes are durable; on the store thread, right after the commit."""
         killed = [change.pid for change in changes if change.after == ProcessState.KILLED]
         if killed:
-            self._tell_killed(killed)
+            self.aborts.killed(killed)
         self.terminations.ended(change.pid for change in changes if change.after in TERMINAL_STATES)
         if claims:
             self.dispatcher.dispatch(claims)
-
-    def _tell_killed(self, pids: list[int]) -> None:
-        for visit in self.dispatcher.kill(pids):
-            for callback in visit.abort(StepAborted(f'process {visit.pid} was killed')):
-                self.steps.post_beside(callback)
 
     def park(self, pid: int, reason: str) -> None:
         """Leave a process alone that this engine cannot run, and tell whoever waits for it."""
@@ -512,6 +592,14 @@ class Engine:
             self._claims.look(ends=True)
         else:
             self._claims.look_if_due()
+
+
+def _in_time(over: Future[None], deadline: float) -> bool:
+    try:
+        wait(over, remaining(deadline), what='stop()')
+    except TimeoutError:
+        return False
+    return True
 
 
 def _outcome(calls: Calls, process: Any, node: ProcessNode) -> Any:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from ..threads import Bridge, Forked, LoopClosed, StepThreads
+from ..threads import Bridge, Forked, LoopClosed, StartFailed, StepThreads
 from .errors import EngineStopped, ReplayMismatch, StepAborted, StoreError, TreadleError
 from .faults import FaultPoint, Faults
 from .node import ProcessNode, Source
@@ -48,6 +48,7 @@ from .store.store_thread import Failure, StoreThread
 from .values import dump_exception
 
 if TYPE_CHECKING:
+    from .aborts import Aborts
     from .dispatcher import Dispatcher
     from .terminations import Terminations
 
@@ -64,6 +65,7 @@ class EngineParts(Protocol):
     steps: StepThreads
     dispatcher: Dispatcher
     terminations: Terminations
+    aborts: Aborts
     source: Source
     faults: Faults
 
@@ -151,7 +153,8 @@ class Execution:
         else:
             try:
                 self._parts.steps.post(self._step_on_thread, nesting=self._record.nesting)
-            except LoopClosed:
+            except (LoopClosed, StartFailed) as error:
+                LOGGER.debug('process %d cannot go on now: %s', self._record.pid, error)
                 return StepWasAborted()
         return await self._next_event
 
@@ -277,8 +280,7 @@ class Execution:
         except BaseException as error:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                self._end_visit()
-                self._answer(StepWasAborted())
+                self._unwound()
                 raise  # the worker's loop winds up
             self._failed(error)
             return
@@ -288,6 +290,9 @@ class Execution:
 
     def _ended(self, result: StepResult) -> None:
         self._parts.faults.hit(FaultPoint.STEP_RETURNED)
+        if self._visit is not None and self._visit.is_dead:
+            self._unwound()
+            return
         self._write(result)
 
     def _write(self, result: StepResult) -> None:
@@ -308,12 +313,12 @@ class Execution:
             self._end_visit()
             self._park(str(error))
             return
-        if _is_abort(error):
-            self._end_visit()
-            self._answer(StepWasAborted())
-            return
         pid = self._record.pid
         visit = self._visit
+        # What a step raises whose on_kill callback took its work away says nothing of the process.
+        if _is_abort(error) or (visit is not None and visit.is_dead):
+            self._unwound()
+            return
         # A step that raises leaves no children behind, but what it has logged is kept.
         unit = Unit(
             fence=Fence(pid, self._record.epoch, self._version),
@@ -325,6 +330,10 @@ class Execution:
         )
         self._parts.terminations.keep_exception(pid, error)
         self._commit(Ending.RAISE, unit)
+
+    def _unwound(self) -> None:
+        self._end_visit()
+        self._answer(StepWasAborted())
 
     def _unit_of(self, result: StepResult) -> Unit:
         process, visit, codec = self._process, self._visit, self._parts.source.codec

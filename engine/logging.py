@@ -40,6 +40,7 @@ class _StreamHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the record if the current code belongs to a process."""
+        self._pass_on(record)
         visit = current_visit()
         if visit is None:
             return
@@ -51,6 +52,18 @@ class _StreamHandler(logging.Handler):
             self.handleError(record)
             return
         visit.record(record.levelno, record.name, message)
+
+    def _pass_on(self, record: logging.LogRecord) -> None:
+        """Where the host has configured no logging, warnings go to the standard error, as they do without us."""
+        last = logging.lastResort
+        if last is None or record.levelno < last.level:
+            return
+        logger: logging.Logger | None = logging.getLogger(record.name)
+        while logger is not None:
+            if any(handler is not self for handler in logger.handlers):
+                return
+            logger = logger.parent if logger.propagate else None
+        last.handle(record)
 
 
 class _Installed:

@@ -28,7 +28,7 @@ class Terminations:
         self._futures: dict[int, list[End]] = {}
         self._exceptions: dict[int, BaseException] = {}
         self._finals: dict[int, ProcessRecord] = {}
-        self._closed: EngineStopped | None = None
+        self._closed = False
 
     def expect(self, pid: int) -> End:
         """A future that resolves when the end of ``pid`` is committed.
@@ -37,8 +37,8 @@ class Terminations:
         """
         future: End = Future()
         with self._lock:
-            if self._closed is not None:
-                raise self._closed
+            if self._closed:
+                raise EngineStopped('the engine has stopped; start one to wait for processes')
             self._futures.setdefault(pid, []).append(future)
         return future
 
@@ -92,7 +92,7 @@ class Terminations:
     def close(self) -> None:
         """Fail every wait that is left: the engine stops, the processes stay in the store."""
         with self._lock:
-            self._closed = EngineStopped('the engine has stopped; start one to wait for processes')
+            self._closed = True
             left = [(pid, future) for pid, futures in self._futures.items() for future in futures]
         for pid, future in left:
             _resolve(

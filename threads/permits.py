@@ -46,7 +46,7 @@ class StepThreads:
     :param name: the threads are called ``<name>-1``, ``<name>-2``, ...
     :param idle: seconds after which a thread without work ends.
 
-    Guarantees: a job that :meth:`post` accepts runs, unless :meth:`stop` hands it back; jobs of the same nesting
+    Guarantees: a job that :meth:`post` accepts runs, also when :meth:`stop` comes first; jobs of the same nesting
     start in the order in which they were posted. A job should not raise; what it raises is logged.
     """
 
@@ -78,12 +78,11 @@ class StepThreads:
 
         :param nesting: how many blocked threads wait for this job; deeper jobs go first.
         :raises LoopClosed: after :meth:`stop`.
-        :raises StartFailed: no thread can be started; the job will not run.
+        :raises StartFailed: no thread can be started, and none is there that would take the job later; it will not run.
         """
         with self._lock:
             self._check_open()
-            if self._free:
-                self._start(job)
+            if self._free and self._can_start(job):
                 self._free -= 1
             else:
                 heapq.heappush(self._backlog, (-nesting, next(self._order), job))
@@ -127,10 +126,9 @@ class StepThreads:
         """Nothing to do: threads are started when there is work."""
 
     def request_stop(self) -> None:
-        """Take no more jobs and drop those that have not begun; from any thread."""
+        """Take no more jobs; those that were accepted still run, so they should see that the end is wanted."""
         with self._lock:
             self._closed = True
-            self._backlog.clear()
             for thread in self._idle:
                 thread.wake.release()
             self._idle.clear()
@@ -143,12 +141,14 @@ class StepThreads:
         """
         self.request_stop()
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._lock:
-            threads = sorted(self._threads, key=lambda each: each.name)
-        for each in threads:
-            if each is not threading.current_thread():
+        alive = self._others()
+        while alive:
+            # A job that waited for a permit may need a thread that is not there yet.
+            for each in alive:
                 each.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
-        alive = [each for each in threads if each.is_alive()]
+            alive = self._others()
+            if deadline is not None and time.monotonic() >= deadline:
+                break
         if alive:
             raise StopTimeout(
                 f'{len(alive)} step(s) did not end within {timeout:g} s: '
@@ -156,9 +156,24 @@ class StepThreads:
                 names=tuple(each.name for each in alive),
             )
 
+    def _others(self) -> list[threading.Thread]:
+        with self._lock:
+            threads = self._threads - {threading.current_thread()}
+        return sorted((each for each in threads if each.is_alive()), key=lambda each: each.name)
+
     def _check_open(self) -> None:
         if self._closed:
             raise LoopClosed(f"the '{self._name}' threads have stopped and take no more steps")
+
+    def _can_start(self, job: Job) -> bool:
+        # Called with the lock held. Without a thread for it the job waits for one of those that hold a permit.
+        try:
+            self._start(job)
+        except StartFailed:
+            if self._free == self.permits and not self._blocked:
+                raise
+            return False
+        return True
 
     def _start(self, job: Job) -> None:
         # Called with the lock held. The thread that went idle last is the one whose caches are warm.
@@ -219,8 +234,8 @@ class StepThreads:
         if self._backlog:
             try:
                 self._start(self._backlog[0][2])
-            except StartFailed:
-                LOGGER.exception('%d steps wait for a thread', len(self._backlog))
+            except StartFailed as error:
+                LOGGER.warning('%d steps wait for a thread: %s', len(self._backlog), error)
             else:
                 heapq.heappop(self._backlog)
                 return

@@ -142,6 +142,11 @@ class Visit:
         self._fail(blocked_on, reason)
         return callbacks
 
+    @property
+    def has_abort_callbacks(self) -> bool:
+        """Whether :meth:`abort` would have something to run."""
+        return bool(self._abort_callbacks)
+
     def interrupt(self, reason: StepAborted) -> None:
         """The engine stops: a blocked call raises ``reason``, and so does the next one; the step may still end well."""
         with self._lock:
@@ -165,11 +170,13 @@ class Visit:
                 return
         callback()
 
-    def remove_abort_callback(self, callback: Callable[[], object]) -> None:
-        """The callback is no longer wanted."""
+    def remove_abort_callback(self, callback: Callable[[], object]) -> bool:
+        """The callback is no longer wanted; ``False`` when it has been, or is being, called."""
         with self._lock:
             if callback in self._abort_callbacks:
                 self._abort_callbacks.remove(callback)
+                return True
+        return False
 
 
 _current: contextvars.ContextVar[Visit | None] = contextvars.ContextVar('treadle_visit', default=None)
@@ -200,7 +207,9 @@ def on_kill(callback: Callable[[], object]) -> Iterator[None]:
     """While the body runs, have ``callback`` called once if this step's result can no longer count.
 
     That is when the process was killed, when its engine stops without waiting for the step, or when the engine has
-    lost its lease. The callback runs on another thread, at once, and should end what the step waits for::
+    lost its lease. The callback runs on another thread, at once, and should end what the step waits for. A Ctrl-C that
+    unwinds the body (of a function that was called on the main thread) calls it too. A Ctrl-C in a blocked ``run()``
+    waits some seconds for the callbacks and for the steps they belong to. ::
 
         with subprocess.Popen(command, start_new_session=True) as child, on_kill(child.terminate):
             child.wait()
@@ -214,5 +223,10 @@ def on_kill(callback: Callable[[], object]) -> Iterator[None]:
     visit.add_abort_callback(callback)
     try:
         yield
+    except KeyboardInterrupt:
+        # The kill is written further out, where nothing of this body is left to be told of it.
+        if visit.remove_abort_callback(callback):
+            callback()
+        raise
     finally:
         visit.remove_abort_callback(callback)

@@ -51,6 +51,7 @@ class Reader:
         self._keep = keep
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
+        self._closed = False
 
     def process(self, pid: int) -> ProcessRecord:
         """The row of one process.
@@ -154,8 +155,9 @@ class Reader:
         return [row[0] for row in self._fetch(self._sql.unfinished, {'origin': engine_id})]
 
     def close(self) -> None:
-        """Close the idle connections; the reader may be used again afterwards."""
+        """Close the idle connections and keep none from now on; reading goes on, with a connection for each query."""
         with self._lock:
+            self._closed = True
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
@@ -178,7 +180,7 @@ class Reader:
                 connection.close()
             raise self._translate(error) from error
         with self._lock:
-            if len(self._idle) < self._keep:
+            if len(self._idle) < self._keep and not self._closed:
                 self._idle.append(connection)
                 return rows
         connection.close()
