@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from typing import cast
 
@@ -14,6 +15,8 @@ from .sqlite import connect_reader, connect_writer, is_busy, translate_error
 from .transaction import Cursor
 
 __all__ = ['SqliteDatabase', 'open_reader']
+
+LOGGER = logging.getLogger(__name__)
 
 
 class SqliteDatabase:
@@ -38,10 +41,20 @@ class SqliteDatabase:
         self._connection = connect_writer(self._location)
 
     def close(self) -> None:
-        """Disconnect; the last one out folds the write-ahead log into the database."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        """Fold the write-ahead log into the database, unless somebody reads it just now, and disconnect.
+
+        SQLite does so by itself when the last connection is closed, but that may be a reader, which cannot.
+        """
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            connection.execute('PRAGMA busy_timeout = 0')
+            connection.execute('PRAGMA wal_checkpoint(TRUNCATE)')
+        except sqlite3.Error as error:
+            LOGGER.debug('the log of %s is left for the next engine to fold in: %s', self._location, error)
+        finally:
+            connection.close()
 
     def begin(self) -> Cursor:
         """Take the file's one write lock."""
