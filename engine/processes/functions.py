@@ -246,7 +246,8 @@ def _declare_ports(spec: ProcessSpec, function: Callable[..., Any]) -> None:
             options.update(valid_type=(tuple, list), default=())
         else:
             if parameter.name in hints:
-                options['valid_type'] = hints[parameter.name]
+                kind = hints[parameter.name]
+                options['valid_type'] = (kind, None) if parameter.default is None else kind
             if parameter.default is not parameter.empty:
                 options['default'] = parameter.default
         spec.input(parameter.name, **options)
