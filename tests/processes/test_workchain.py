@@ -396,7 +396,7 @@ class TestInputs:
                         del inputs['a']
                     with pytest.raises(AttributeError):
                         inputs.pop('a')
-                    with pytest.raises(AttributeError, match="cannot be changed.*'c'"):
+                    with pytest.raises(AttributeError, match=r"cannot be changed.*'c'"):
                         inputs.c = 3
 
             def look(self):
@@ -924,7 +924,7 @@ class TestChildren:
             def launch(self):
                 return ToContext(child=what)
 
-        with pytest.raises(TypeError, match='ToContext take the node that self.submit returned'):
+        with pytest.raises(TypeError, match=r'ToContext take the node that self\.submit returned'):
             run(Parent)
 
 
