@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import Final, NoReturn
 
 import click
+from click.shell_completion import shell_complete
 
 from ..errors import TreadleError
 from .log import log
@@ -18,6 +20,9 @@ __all__ = ['main', 'treadle']
 #: Exit codes: not found, or the store cannot be read; and Ctrl-C, as shells have it. Misuse is click's 2.
 FAILED: Final = 1
 INTERRUPTED: Final = 130
+
+#: Set by the shell when it wants to complete a command line.
+COMPLETE: Final = '_TREADLE_COMPLETE'
 
 
 @click.group(context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100})
@@ -45,11 +50,19 @@ def main() -> NoReturn:
 
 
 def _run() -> int:
+    # Not `treadle.main()`, which ends with 1 when a pipe is closed early.
+    instruction = os.environ.get(COMPLETE)
     try:
-        status = treadle.main(prog_name='treadle', standalone_mode=False)
+        if instruction:
+            return shell_complete(treadle, {}, 'treadle', COMPLETE, instruction)
+        with treadle.make_context('treadle', sys.argv[1:]) as context:
+            treadle.invoke(context)
         sys.stdout.flush()
+    except click.exceptions.Exit as end:
+        return end.exit_code
     except click.ClickException as error:
-        error.show()
+        with contextlib.suppress(OSError):  # nobody listens on stderr either; the exit code tells
+            error.show()
         return error.exit_code
     except TreadleError as error:
         return _fail(str(error))
@@ -58,15 +71,15 @@ def _run() -> int:
     except BrokenPipeError:
         # `treadle ps | head`: the reader has what it wanted.
         _discard_output()
-        return 0
     except OSError as error:
         _discard_output()
         return _fail(f'the output cannot be written ({error.strerror or error}); look at where it goes')
-    return status if isinstance(status, int) else 0
+    return 0
 
 
 def _fail(message: str) -> int:
-    click.echo(f'treadle: {" ".join(message.split())}', err=True)
+    with contextlib.suppress(OSError):
+        click.echo(f'treadle: {" ".join(message.split())}', err=True)
     return FAILED
 
 
