@@ -289,6 +289,7 @@ class Execution:
     # -- the end of a step, wherever it ran ----------------------------------------------------------------
 
     def _ended(self, result: StepResult) -> None:
+        self._leave_step()
         self._parts.faults.hit(FaultPoint.STEP_RETURNED)
         if self._visit is not None and self._visit.is_dead:
             self._unwound()
@@ -309,6 +310,7 @@ class Execution:
         self._commit(result.ending, unit)
 
     def _failed(self, error: BaseException) -> None:
+        self._leave_step()
         if isinstance(error, ReplayMismatch):
             self._end_visit()
             self._park(str(error))
@@ -334,6 +336,11 @@ class Execution:
     def _unwound(self) -> None:
         self._end_visit()
         self._answer(StepWasAborted())
+
+    def _leave_step(self) -> None:
+        """What the step has left running cannot add to its unit any more, and is told so when it tries."""
+        if self._process is not None:
+            self._process._visit = None
 
     def _unit_of(self, result: StepResult) -> Unit:
         process, visit, codec = self._process, self._visit, self._parts.source.codec
