@@ -7,16 +7,17 @@ child did kept, also while the step that asked for it has to be run again.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from ..threads import wait, wait_on_loop
+from ..threads import WrongThread, wait, wait_on_loop
 from .errors import (
     EngineStopped,
     KilledError,
@@ -25,7 +26,7 @@ from .errors import (
     StepAborted,
     StoreError,
 )
-from .execution import EngineParts
+from .execution import RETRY_FIRST, RETRY_MOST, EngineParts
 from .exit_code import ExitCode
 from .faults import FaultPoint
 from .launch import compose, merge_inputs
@@ -48,6 +49,7 @@ from .values import dump_exception, load_exception
 __all__ = ['Calls']
 
 LOGGER = logging.getLogger(__name__)
+T = TypeVar('T')
 
 _RUN_INSTEAD = 'await engine.run_async()'
 
@@ -76,14 +78,17 @@ class Calls:
         else:
             call, origin = (visit.pid, visit.number, number), visit.origin
             nesting = visit.nesting + 1 if blocking else visit.nesting
-        return compose(
-            target,
-            given,
-            codec=self._parts.source.codec,
-            pid=self._pids.take(),
-            origin=origin,
-            nesting=nesting,
-            call=call,
+        return self._patiently(
+            visit,
+            lambda: compose(
+                target,
+                given,
+                codec=self._parts.source.codec,
+                pid=self._pids.take(),
+                origin=origin,
+                nesting=nesting,
+                call=call,
+            ),
         )
 
     def submit_child(
@@ -92,10 +97,15 @@ class Calls:
         """Make a child part of the visit's unit; one with a key must be looked up at once, so it commits early."""
         given = merge_inputs(inputs, kwargs)
         if 'key' in (given.get('metadata') or {}):
-            return self.start(target, given, blocking=False)[0]
+            node, ended = self.start(target, given, blocking=False)
+            self._parts.terminations.forget(node.pid, ended)
+            return node
         if visit.is_dead:
             visit.check()
         record = self._compose(target, given, visit, visit.take_call_number(), blocking=False)
+        recorded = self._recorded(visit, record)
+        if recorded is not None:  # the step made this call with run() before, whose children are there at once
+            return ProcessNode(recorded.pid, self._parts.source, recorded)
         visit.children.append(record)
         return ProcessNode(record.pid, self._parts.source, record)
 
@@ -114,7 +124,7 @@ class Calls:
         node = ProcessNode(record.pid, self._parts.source, record)
         unit = Unit(fence=None if visit is None else visit.fence, create=(record,))
         if record.key is not None or not blocking:
-            held = self._held(visit, self._commit(unit))
+            held = self._held(visit, self._commit(unit, visit))
             self._parts.faults.hit(FaultPoint.CALL_RECORDED if visit else FaultPoint.SUBMIT_POSTED)
             if held.attached is not None:
                 return self._attach(held.attached)
@@ -164,8 +174,34 @@ class Calls:
         visit.check()
         return visit
 
-    def _commit(self, unit: Unit) -> Verdict:
-        return wait(self._parts.store.commit(unit), what='run()', instead=_RUN_INSTEAD)
+    def _commit(self, unit: Unit, visit: Visit | None) -> Verdict:
+        return self._patiently(
+            visit, lambda: wait(self._parts.store.commit(unit), what='run()', instead=_RUN_INSTEAD)
+        )
+
+    def _patiently(self, visit: Visit | None, attempt: Callable[[], T]) -> T:
+        """Inside a process a store that cannot write is waited for, since that is no verdict on the process.
+
+        Plain code gets the error; nothing of the attempt counts then.
+        """
+        pause = RETRY_FIRST
+        while True:
+            try:
+                return attempt()
+            except StoreError as error:
+                if visit is None:
+                    raise
+                LOGGER.error('process %d: a call in its step waits for the store: %s', visit.pid, error)
+                self._pause(visit, pause, error)
+            pause = min(2 * pause, RETRY_MOST)
+
+    def _pause(self, visit: Visit, seconds: float, error: StoreError) -> None:
+        never: Future[None] = Future()
+        with visit.blocking_on(never), self._parts.steps.blocked(), contextlib.suppress(TimeoutError):
+            try:
+                wait(never, seconds, what='run()', instead=_RUN_INSTEAD)
+            except WrongThread:  # a coroutine step must not hold its loop
+                raise error from None
 
     def _held(self, visit: Visit | None, verdict: Verdict) -> Held:
         if isinstance(verdict, Held):
@@ -216,12 +252,28 @@ class Calls:
             if visit is None:
                 wait(ended, timeout, what=what, instead=instead)
             else:
-                with visit.blocking_on(ended), self._parts.steps.blocked():
-                    wait(ended, timeout, what=what, instead=instead)
+                try:
+                    with visit.blocking_on(ended), self._parts.steps.blocked():
+                        wait(ended, timeout, what=what, instead=instead)
+                except StoreError as error:
+                    LOGGER.error('process %d: the child that it called could not be written: %s', visit.pid, error)
+                    self._start_again(visit, node)
+                    return
             node._use(ended.result())
         finally:
             if ended.done():
                 self._parts.faults.hit(FaultPoint.CALL_RETURNED)
+
+    def _start_again(self, visit: Visit, node: ProcessNode) -> None:
+        """Write a child whose creation was posted and which the store could not take then, and wait for it."""
+        self._held(visit, self._commit(Unit(fence=visit.fence, create=(node._fixed(),)), visit))
+        ended = self.end_of(node)
+        try:
+            with visit.blocking_on(ended), self._parts.steps.blocked():
+                wait(ended, what='run()', instead=_RUN_INSTEAD)
+            node._use(ended.result())
+        finally:
+            self._parts.terminations.forget(node.pid, ended)
 
     def outcome(self, node: ProcessNode) -> dict[str, Any]:
         """The outputs of an ended process, or what it raised.
@@ -266,21 +318,28 @@ class Calls:
                 epoch=1,
             )
             unit = Unit(fence=None if visit is None else visit.fence, create=(record,))
+            # Before the commit: whoever kills it from then on finds the visit to be told.
+            inner = self._visit_of(record)
+            self._parts.dispatcher.begin_visit(inner)
             try:
-                held = self._held(visit, self._commit(unit))
-            except KeyboardInterrupt:
-                self.interrupted(record.pid)
+                held = self._held(visit, self._commit(unit, visit))
+            except BaseException as error:
+                self._parts.dispatcher.left(*inner.claim)
+                if isinstance(error, KeyboardInterrupt):
+                    self.interrupted(record.pid)
                 raise
             self._parts.faults.hit(FaultPoint.CALL_RECORDED)
             if held.attached is None:
-                return self._drive(function, record)
+                return self._drive(function, record, inner)
+            self._parts.dispatcher.left(*inner.claim)
             recorded = held.attached
         elif recorded.state not in TERMINAL_STATES:
-            claimed = self._parts.store.call(
-                lambda transaction: transaction.claim_driven(recorded.pid)
-            ).result()
+            pid = recorded.pid
+            claimed = self._patiently(
+                visit, lambda: self._parts.store.call(lambda transaction: transaction.claim_driven(pid)).result()
+            )
             if claimed is not None:
-                return self._drive(function, claimed)
+                return self._drive(function, claimed, self._visit_of(claimed))
         node, ended = self._attach(recorded)
         try:
             self.wait_for(node, ended, None, f'{function.__name__}()', 'await asyncio.to_thread(...)')
@@ -288,7 +347,19 @@ class Calls:
         finally:
             self._parts.terminations.forget(node.pid, ended)
 
-    def _drive(self, function: ProcessFunction[..., Any], record: ProcessRecord) -> tuple[Any, ProcessNode]:
+    def _visit_of(self, record: ProcessRecord) -> Visit:
+        return Visit(
+            host=self._host,
+            fence=Fence(record.pid, record.epoch, record.version),
+            number=record.visit,
+            origin=record.origin,
+            nesting=record.nesting,
+            replayed=record.epoch > 1,
+        )
+
+    def _drive(
+        self, function: ProcessFunction[..., Any], record: ProcessRecord, visit: Visit
+    ) -> tuple[Any, ProcessNode]:
         """Run a claimed function here, as a visit of its own inside the caller's."""
         codec, pid = self._parts.source.codec, record.pid
         node = ProcessNode(pid, self._parts.source, record)
@@ -296,27 +367,28 @@ class Calls:
         process = process_class(node=node, inputs=codec.decode(record.inputs), outputs={})
         if not isinstance(process, FunctionProcess):
             raise TypeError(f'{function!r} is no process function')
-        visit = Visit(
-            host=self._host,
-            fence=Fence(pid, record.epoch, record.version),
-            number=record.visit,
-            origin=record.origin,
-            nesting=record.nesting,
-            replayed=record.epoch > 1,
-        )
         process._visit = visit
         try:
             try:
-                if not self._parts.dispatcher.begin_visit(visit):
+                if not self._parts.dispatcher.begin_visit(visit) or self._was_killed(record):
                     raise StepAborted(f'process {pid} must not begin')
                 return self._drive_visit(process, visit), node
             finally:
-                self._parts.dispatcher.left(pid)
+                self._parts.dispatcher.left(*visit.claim)
         except KeyboardInterrupt:
             self.interrupted(pid)
             raise
         except StepAborted as abort:
+            # The caller may go on without it, or be parked: whoever replays the caller must be able to take it.
+            with contextlib.suppress(EngineStopped):  # the engine's own end releases all that it owns
+                self._parts.store.call(lambda transaction: transaction.release(visit.fence))
             raise self._as_seen_outside(pid, abort) from abort
+
+    def _was_killed(self, record: ProcessRecord) -> bool:
+        """Whether a function that was claimed anew was killed before its visit could be told."""
+        if record.epoch == 1:
+            return False
+        return self._parts.source.reader.process(record.pid).state == ProcessState.KILLED
 
     def _as_seen_outside(self, pid: int, abort: StepAborted) -> BaseException:
         """What the caller of a function is told whose result does not count: an abort unwinds only what is aborted."""
@@ -343,7 +415,7 @@ class Calls:
             self._parts.faults.hit(FaultPoint.FUNCTION_RETURNED)
             # Without a row's outputs a replay returns None, as the function did.
             values = None if returned is None else process._outputs
-            outputs = None if values is None else self._parts.source.codec.encode(values, 'outputs')
+            outputs = None if values is None else self._encoded(visit, values)
         except (StepAborted, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -365,6 +437,9 @@ class Calls:
         )
         return as_returned(values)
 
+    def _encoded(self, visit: Visit, values: Mapping[str, Any]) -> str:
+        return self._patiently(visit, lambda: self._parts.source.codec.encode(values, 'outputs'))
+
     def _end(self, visit: Visit, advance: Advance) -> None:
         unit = Unit(
             fence=visit.fence,
@@ -373,7 +448,7 @@ class Calls:
             log=tuple(visit.log),
             kept_calls=frozenset(visit.asked) if visit.replayed else None,
         )
-        verdict = self._commit(unit)
+        verdict = self._commit(unit, visit)
         if isinstance(verdict, Lost):
             raise _lost(visit.pid, verdict)
         self._parts.faults.hit(FaultPoint.ENDED)

@@ -39,8 +39,9 @@ class Dispatcher:
         self._capacity = capacity
         self._blocked = blocked
         self._may_run = admits
-        self._held: dict[int, Visit | None] = {}
-        self._killed: set[int] = set()
+        # By pid and epoch: a process can be claimed anew before the worker that it has left takes notice.
+        self._held: dict[tuple[int, int], Visit | None] = {}
+        self._killed: set[tuple[int, int]] = set()
         self._endings: dict[Visit, list[Future[None]]] = {}
         self._endings_lock = threading.Lock()
         self._workers: Sequence[Callable[[Sequence[ProcessRecord]], None]] = ()
@@ -93,7 +94,7 @@ class Dispatcher:
 
     def dispatch(self, claims: Sequence[ProcessRecord]) -> None:
         """Hand committed claims to the workers in turn; on the store thread."""
-        self._held.update(dict.fromkeys(record.pid for record in claims))
+        self._held.update(dict.fromkeys((record.pid, record.epoch) for record in claims))
         count = len(self._workers)
         shares: list[list[ProcessRecord]] = [[] for _ in range(count)]
         for record in claims:
@@ -107,12 +108,12 @@ class Dispatcher:
             except LoopClosed:  # it stops; the engine gives back what it owns when it ends its row
                 LOGGER.debug('%d claimed processes came after their worker had closed', len(share))
                 for record in share:
-                    self.left(record.pid)
+                    self.left(record.pid, record.epoch)
 
-    def left(self, pid: int) -> None:
-        """A worker no longer holds a process."""
-        visit = self._held.pop(pid, None)
-        self._killed.discard(pid)
+    def left(self, pid: int, epoch: int) -> None:
+        """A worker no longer holds what was claimed with that epoch."""
+        visit = self._held.pop((pid, epoch), None)
+        self._killed.discard((pid, epoch))
         if visit is not None and self._endings:
             self._tell_over(visit)
 
@@ -123,12 +124,12 @@ class Dispatcher:
 
         It writes, then looks; :meth:`kill` and :meth:`close` do so the other way round: one of the two sees the other.
         """
-        self._held[visit.pid] = visit
-        return visit.pid not in self._killed and not self._closed
+        self._held[visit.claim] = visit
+        return visit.claim not in self._killed and not self._closed
 
     def end_visit(self, visit: Visit) -> None:
         """The step is over; its process is still held."""
-        self._held[visit.pid] = None
+        self._held[visit.claim] = None
         if self._endings:
             self._tell_over(visit)
 
@@ -137,7 +138,7 @@ class Dispatcher:
         over: Future[None] = Future()
         with self._endings_lock:
             self._endings.setdefault(visit, []).append(over)
-        if self._held.get(visit.pid) is not visit:
+        if self._held.get(visit.claim) is not visit:
             self._tell_over(visit)
         return over
 
@@ -156,6 +157,7 @@ class Dispatcher:
 
     def kill(self, pids: Iterable[int]) -> list[Visit]:
         """These processes were killed; returns the steps of theirs that go on and must be told."""
-        held = [pid for pid in pids if pid in self._held]
+        gone = set(pids)
+        held = [claim for claim in list(self._held) if claim[0] in gone]
         self._killed.update(held)
-        return [visit for pid in held if (visit := self._held.get(pid)) is not None]
+        return [visit for claim in held if (visit := self._held.get(claim)) is not None]

@@ -137,7 +137,7 @@ class Execution:
             case Command.LEAVE:
                 if self._life.state.is_terminal:
                     self._parts.faults.hit(FaultPoint.ENDED)
-                self._parts.dispatcher.left(self._record.pid)
+                self._parts.dispatcher.left(self._record.pid, self._record.epoch)
                 self._parts.has_room()
             case Command.DISCARD:
                 self._unit = None

@@ -97,6 +97,11 @@ class Visit:
         """The process whose step this is."""
         return self.fence.pid
 
+    @property
+    def claim(self) -> tuple[int, int]:
+        """The claim under which it executes: pid and epoch."""
+        return self.fence.pid, self.fence.epoch
+
     def take_call_number(self) -> int:
         """The number of the next call (of a child, a function, a wait) that this step makes."""
         with self._lock:
