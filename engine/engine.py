@@ -274,9 +274,22 @@ class Engine:
             self._group.stop(remaining(deadline))
             self._refuse_to_forget(self.dispatcher.visits())
         finally:
+            self._abandon_after([self.dispatcher.end_of(visit) for visit in self.dispatcher.visits()])
             self.source.reader.close()
             process_logging.uninstall()
             self._is_down()
+
+    def _abandon_after(self, late: list[Future[None]]) -> None:
+        """Keep the lock, and with it the claims, until the last of these steps is over."""
+        left = set(late)
+
+        def over(one: Future[None]) -> None:
+            left.discard(one)
+            if not left:
+                self._membership.abandon()
+
+        for one in late:
+            one.add_done_callback(over)
 
     def _abort_for_stop(self) -> StepAborted:
         return StepAborted(f'engine {self.name!r} stops; the process goes on when an engine claims it')

@@ -133,7 +133,7 @@ class Membership:
     def stop(self, timeout: float | None = None) -> None:
         """Release what is owned and end the row, unless steps still execute: those keep their claims.
 
-        A claim that is kept is freed when the OS process ends, by whoever finds its lock free.
+        A claim that is kept is freed after :meth:`abandon`, or the end of the OS process, by whoever finds the lock free.
         """
         if not self.engine_id:
             self._lock.release()
@@ -154,6 +154,11 @@ class Membership:
             return
         if not running:
             self._lock.release()
+
+
+    def abandon(self) -> None:
+        """The last step that had kept its claim is over."""
+        self._lock.abandon()
 
 
 def _no_reply(answer: object) -> None:

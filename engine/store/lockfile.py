@@ -201,6 +201,12 @@ class EngineLock:
         finally:
             file.close()
 
+    def abandon(self) -> None:
+        """Unlock and leave the file, as a death would: whoever finds it free may declare the engine dead."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
     def __enter__(self) -> EngineLock:
         self.acquire()
         return self

@@ -1,0 +1,215 @@
+"""Steps that wait hold no permit and no thread that somebody else needs; steps that execute are bounded."""
+
+from __future__ import annotations
+
+import threading
+import time
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
+
+from treadle.engine import Process, ProcessNode, ToContext, WorkChain, append_, calcfunction, run
+
+PATIENCE = 30.0
+
+
+def step_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith('treadle-step')]
+
+
+class Nested(Process):
+    """Runs itself one level deeper, blocking."""
+
+    @classmethod
+    def define(cls, spec):
+        super().define(spec)
+        spec.input('depth', valid_type=int)
+        spec.output('depth', valid_type=int)
+
+    def run(self):
+        depth = self.inputs.depth
+        self.out('depth', 0 if depth == 0 else run(Nested, depth=depth - 1)['depth'] + 1)
+
+
+def test_fifty_nested_blocking_runs_finish_with_one_worker_and_one_step(make_engine):
+    engine = make_engine(workers=1, steps=1)
+    assert engine.run(Nested, depth=50) == {'depth': 50}
+
+
+@calcfunction
+def deeper(n: int) -> int:
+    return 0 if n == 0 else deeper(n - 1) + 1
+
+
+def test_nested_calls_of_functions_stay_in_one_thread(make_engine):
+    engine = make_engine(workers=1, steps=1)
+    assert engine.run(deeper, n=30) == 30
+    assert len(step_threads()) <= 2  # the step's, and one that looked for work
+
+
+class Gate(Process):
+    """Waits until it is let go."""
+
+    open: ClassVar[threading.Event] = threading.Event()
+    entered: ClassVar[threading.Semaphore] = threading.Semaphore(0)
+
+    @classmethod
+    def define(cls, spec):
+        super().define(spec)
+        spec.input('n', valid_type=int, default=0)
+        spec.output('n', valid_type=int)
+
+    def run(self):
+        type(self).entered.release()
+        if not type(self).open.wait(PATIENCE):
+            raise TimeoutError('the gate was never opened')
+        self.out('n', self.inputs.n)
+
+    @classmethod
+    def reset(cls):
+        cls.open = threading.Event()
+        cls.entered = threading.Semaphore(0)
+
+
+class Child(WorkChain):
+    """Two steps."""
+
+    @classmethod
+    def define(cls, spec):
+        super().define(spec)
+        spec.input('n', valid_type=int)
+        spec.output('n', valid_type=int)
+        spec.outline(cls.begin, cls.end)
+
+    def begin(self):
+        self.ctx.n = self.inputs.n
+
+    def end(self):
+        self.out('n', self.ctx.n)
+
+
+class Waiting(WorkChain):
+    """Waits for a child, and for a process that somebody keeps shut."""
+
+    @classmethod
+    def define(cls, spec):
+        super().define(spec)
+        spec.input('n', valid_type=int)
+        spec.input('gate', valid_type=ProcessNode)
+        spec.output('n', valid_type=int)
+        spec.outline(cls.launch, cls.gather)
+
+    def launch(self):
+        return ToContext(child=self.submit(Child, n=self.inputs.n), gate=self.inputs.gate)
+
+    def gather(self):
+        self.out('n', self.ctx.child.outputs.n)
+
+
+class Many(WorkChain):
+    """Starts many children and waits for all."""
+
+    @classmethod
+    def define(cls, spec):
+        super().define(spec)
+        spec.input('n', valid_type=int)
+        spec.input('gate', valid_type=ProcessNode, required=False)
+        spec.output('total', valid_type=int)
+        spec.outline(cls.launch, cls.gather)
+
+    def launch(self):
+        for n in range(self.inputs.n):
+            if 'gate' in self.inputs:
+                child = self.submit(Waiting, n=n, gate=self.inputs.gate)
+            else:
+                child = self.submit(Gate, n=n)
+            self.to_context(children=append_(child))
+
+    def gather(self):
+        self.out('total', sum(child.outputs.n for child in self.ctx.children))
+
+
+def test_a_thousand_waiting_parents_hold_no_thread_on_one_worker(make_engine):
+    Gate.reset()
+    engine = make_engine(workers=1, steps=2)
+    gate = engine.submit(Gate)
+    assert Gate.entered.acquire(timeout=PATIENCE)  # it holds one of the two permits
+    top = engine.submit(Many, n=1000, gate=gate)
+    until(lambda: len(engine.query(states=['finished'], process_label='Child')) == 1000)
+    until(lambda: len(engine.query(states=['waiting'], process_label='Waiting')) == 1000)
+    until(lambda: engine.dispatcher.held == 1)  # the gate
+    assert len(step_threads()) <= 2 + 1  # one more may be looking for work
+    assert len([thread for thread in threading.enumerate() if thread.name.startswith('treadle')]) <= 8
+    assert top.state == 'waiting'
+    Gate.open.set()
+    assert engine.wait(top, timeout=PATIENCE).outputs.total == sum(range(1000))
+
+
+def until(condition):
+    """Wait for what no event tells of."""
+    deadline = time.monotonic() + PATIENCE
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, 'it never came true'
+        pause.wait(0.02)
+
+
+def test_ten_thousand_blocked_steps_stay_within_the_permits_and_within_memory(make_engine):
+    Gate.reset()
+    engine = make_engine(workers=2, steps=4)
+    top = engine.submit(Many, n=10_000)
+    for _ in range(4):
+        assert Gate.entered.acquire(timeout=PATIENCE)
+    until(lambda: top.state == 'waiting')
+    assert not Gate.entered.acquire(timeout=0.2)  # a fifth step never begins
+    assert len(step_threads()) <= 4 + 1
+    assert engine.dispatcher.held <= 256  # the others are rows
+    tracemalloc.start()
+    try:
+        before = tracemalloc.take_snapshot()
+        assert engine.kill(top)
+        Gate.open.set()
+        assert engine.wait(top, timeout=PATIENCE).is_killed
+        until(lambda: engine.dispatcher.held == 0)
+        grown = sum(entry.size_diff for entry in tracemalloc.take_snapshot().compare_to(before, 'filename'))
+    finally:
+        tracemalloc.stop()
+    assert grown < 30e6
+    assert engine.query(states=['created', 'running', 'waiting'], limit=1) == []
+
+
+class Blocking(Process):
+    """Blocks in ``run()`` of a child."""
+
+    @classmethod
+    def define(cls, spec):
+        super().define(spec)
+        spec.input('n', valid_type=int)
+        spec.output('n', valid_type=int)
+
+    def run(self):
+        self.out('n', run(Child, n=self.inputs.n)['n'])
+
+
+def test_blocked_parents_do_not_pile_up_threads(make_engine):
+    engine = make_engine(workers=2, steps=4)
+    most = 0
+    stop = threading.Event()
+
+    def count():
+        nonlocal most
+        while not stop.wait(0.002):
+            most = max(most, len(step_threads()))
+
+    counter = threading.Thread(target=count)
+    counter.start()
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            nodes = list(pool.map(lambda n: engine.submit(Blocking, n=n), range(200)))
+        ended = engine.wait(nodes, timeout=PATIENCE)
+    finally:
+        stop.set()
+        counter.join()
+    assert [node.outputs.n for node in ended] == list(range(200))
+    assert most <= 100, f'{most} threads for 4 permits and 200 parents'
+    assert engine.steps.blocked_count == 0
