@@ -58,6 +58,7 @@ def compose(
     values = dict(given)
     metadata = _check_metadata(process_class.__name__, values.pop('metadata', None))
     inputs = process_class.spec().complete_inputs({name: plain(value) for name, value in values.items()})
+    encoded = codec.encode(inputs, 'inputs')  # first of all, for what it raises names the input
     class_name, class_hash = identify(target)
     key = metadata.get('key')
     now = time.time()
@@ -84,7 +85,7 @@ def compose(
         exit_status=None,
         exit_message=None,
         exception=None,
-        inputs=codec.encode(inputs, 'inputs'),
+        inputs=encoded,
         checkpoint=None,
         outputs=None,
         origin=origin,
