@@ -70,6 +70,13 @@ def _values(dialect: Dialect, *names: str) -> dict[str, sa.ColumnElement[Any]]:
     return {name: dialect.parameter(name) for name in names}
 
 
+def _descendants(dialect: Dialect) -> sa.CTE:
+    """The processes in the set ``pids`` and all that they have called, and so on."""
+    tree = sa.select(process.c.pid).where(dialect.is_member(process.c.pid)).cte('tree', recursive=True)
+    child = process.alias('child')
+    return tree.union(sa.select(child.c.pid).where(child.c.parent == tree.c.pid))
+
+
 class Statements(Queries):
     """The queries and the statements that write, as text, grouped by what they are for."""
 
@@ -116,13 +123,15 @@ class Statements(Queries):
                 row.key == given('key'), row.state.not_in(['killed', 'excepted'])
             )
         )
+        tree = _descendants(dialect)
         self.adopt = text(
             sa.update(process)
             .values(origin=given('new_origin'))
             .where(
-                row.pid == given('adopted_pid'),
+                row.pid.in_(sa.select(tree.c.pid)),
                 row.origin.in_(sa.select(engine.c.id).where(engine.c.ended.is_not(None))),
             )
+            .returning(row.pid)
         )
 
     def _waking(self, dialect: Dialect) -> None:
@@ -169,16 +178,12 @@ class Statements(Queries):
         self.claim = text(
             sa.update(process)
             .values(
-                owner=given('new_owner'), epoch=row.epoch + 1, version=row.version + 1
+                state='running', owner=given('new_owner'), epoch=row.epoch + 1, version=row.version + 1
             )
             .where(dialect.is_member(row.pid), runnable)
             .returning(*_columns(process, ProcessRecord))
         )
-        tree = (
-            sa.select(row.pid).where(dialect.is_member(row.pid)).cte('tree', recursive=True)
-        )
-        child = process.alias('child')
-        tree = tree.union(sa.select(child.c.pid).where(child.c.parent == tree.c.pid))
+        tree = _descendants(dialect)
         self.family = text(
             sa.select(row.pid, row.state)
             .where(row.pid.in_(sa.select(tree.c.pid)), row.state.not_in(sorted(TERMINAL_STATES)))

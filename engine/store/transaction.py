@@ -136,8 +136,8 @@ class Transaction:
                         version = verdict.version if isinstance(verdict, Held) else 0
                         verdicts[index] = Held(version=version, attached=holder)
                         continue
-                rows.append(msgspec.structs.asdict(self._claimed_at_birth(record)))
                 self.changes.append(StateChange(record.pid, '', record.state))
+                rows.append(msgspec.structs.asdict(self._claimed_at_birth(record)))
         if rows:
             self._cursor.executemany(self._sql.insert_process, rows)
 
@@ -154,9 +154,12 @@ class Transaction:
                 f'another key, or the same inputs to attach to that process'
             )
         if holder.owner is None:
+            # With its children: an engine that runs only what is its own would leave them alone for ever.
             self._cursor.execute(
-                self._sql.adopt, {'new_origin': self._engine_id, 'adopted_pid': holder.pid}
+                self._sql.adopt,
+                {'new_origin': self._engine_id, 'pids': self._sql.dialect.pids([holder.pid])},
             )
+            self.claim([row[0] for row in self._cursor.fetchall()])
         return holder
 
     def _claimed_at_birth(self, record: ProcessRecord) -> ProcessRecord:
@@ -165,8 +168,9 @@ class Transaction:
             return record
         if not self._admission.admits(record, len(self.claims)):
             return record
-        record = msgspec.structs.replace(record, owner=self._engine_id, epoch=1)
+        record = msgspec.structs.replace(record, owner=self._engine_id, epoch=1, state=ProcessState.RUNNING)
         self.claims.append(record)
+        self.changes.append(StateChange(record.pid, ProcessState.CREATED, ProcessState.RUNNING))
         return record
 
     def _write_advances(self, held: Sequence[Unit]) -> None:
@@ -266,11 +270,11 @@ class Transaction:
         :returns: how many were claimed.
         """
         self._cursor.execute(self._sql.select_processes, {'pids': self._sql.dialect.pids(pids)})
-        admitted: list[int] = []
+        admitted: dict[int, str] = {}
         for row in self._cursor.fetchall():
             record = ProcessRecord(*row)
-            if record.owner is None and self._admission.admits(record, len(self.claims) + len(admitted)):
-                admitted.append(record.pid)
+            if record.owner is None and not record.driven and self._admission.admits(record, len(self.claims) + len(admitted)):
+                admitted[record.pid] = record.state
         if not admitted:
             return 0
         self._cursor.execute(
@@ -278,6 +282,11 @@ class Transaction:
         )
         records = [ProcessRecord(*row) for row in self._cursor.fetchall()]
         self.claims.extend(records)
+        self.changes.extend(
+            StateChange(record.pid, ProcessState.CREATED, ProcessState.RUNNING)
+            for record in records
+            if admitted[record.pid] == ProcessState.CREATED
+        )
         return len(records)
 
     def claim_driven(self, pid: int) -> ProcessRecord | None:
