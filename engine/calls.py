@@ -243,11 +243,7 @@ class Calls:
         :raises TimeoutError: it has not ended in time.
         """
         visit = self._visit()
-        if visit is not None and any(record.pid == node.pid for record in visit.children):
-            raise RuntimeError(
-                f'{what} would wait for ever: process {node.pid} begins when the step that submitted it has ended; '
-                f'return ToContext(name=node) to have it in the next step, or use run()'
-            )
+        self.refuse_unborn(node, what)
         try:
             if visit is None:
                 wait(ended, timeout, what=what, instead=instead)
@@ -274,6 +270,18 @@ class Calls:
             node._use(ended.result())
         finally:
             self._parts.terminations.forget(node.pid, ended)
+
+    def refuse_unborn(self, node: ProcessNode, what: str) -> None:
+        """A step must not wait for what begins when the step has ended.
+
+        :raises RuntimeError: it would.
+        """
+        visit = self._visit()
+        if visit is not None and any(record.pid == node.pid for record in visit.children):
+            raise RuntimeError(
+                f'{what} would wait for ever: process {node.pid} begins when the step that submitted it has ended; '
+                f'return ToContext(name=node) to have it in the next step, or use run()'
+            )
 
     def outcome(self, node: ProcessNode) -> dict[str, Any]:
         """The outputs of an ended process, or what it raised.

@@ -446,6 +446,7 @@ class Engine:
         calls = self._running()
         nodes = self._nodes_of(process)
         for node in nodes:
+            calls.refuse_unborn(node, 'wait_async()')
             ended = calls.end_of(node)
             try:
                 await self._await_end(node, ended)

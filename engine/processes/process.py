@@ -7,6 +7,7 @@ written is the runner's business and the pure machine's.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -92,7 +93,7 @@ class Process:
             )
 
     def run(self) -> Any:
-        """The work of a process that is not a work chain, as one step.
+        """The work of a process that is not a work chain, as one step; it may be written as ``async def``.
 
         :returns: ``None`` or 0 for success, else a non-zero exit status or an :class:`ExitCode`.
         """
@@ -191,11 +192,12 @@ class Process:
 
     def _starts_async(self) -> bool:
         """Whether the next step is known, without running user code, to be a coroutine function."""
-        return False
+        return inspect.iscoroutinefunction(self.run)
 
     def _begin_step(self) -> StepResult | Awaitable[Any]:
         """Take the next step; a step written as a coroutine function is returned, to be awaited on a loop."""
-        return self._end_step(self.run())
+        returned = self.run()
+        return returned if inspect.isawaitable(returned) else self._end_step(returned)
 
     def _end_step(self, returned: Any) -> StepResult:
         """Make a result of what the step returned."""
