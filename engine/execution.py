@@ -272,11 +272,11 @@ class Execution:
             raise RuntimeError('a step has begun without a visit')
         try:
             with entered(visit):
-                if started is None:
-                    returned = process._begin_step()
-                    result = returned if isinstance(returned, StepResult) else process._end_step(await returned)
+                begun = process._begin_step() if started is None else started
+                if isinstance(begun, StepResult):
+                    result = begun
                 else:
-                    result = process._end_step(await started)
+                    result = process._end_step(await self._cancelled_with(visit, begun))
         except BaseException as error:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
@@ -285,6 +285,20 @@ class Execution:
             self._failed(error)
             return
         self._ended(result)
+
+    async def _cancelled_with(self, visit: Visit, step: Awaitable[Any]) -> Any:
+        """Await the step as a task of its own, which is cancelled when the step's result can no longer count."""
+        task = asyncio.ensure_future(step)
+
+        def cancel() -> None:
+            with contextlib.suppress(LoopClosed, Forked):
+                self._bridge.post(task.cancel)
+
+        visit.add_abort_callback(cancel)
+        try:
+            return await task
+        finally:
+            visit.remove_abort_callback(cancel)
 
     # -- the end of a step, wherever it ran ----------------------------------------------------------------
 
