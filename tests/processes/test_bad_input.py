@@ -68,7 +68,7 @@ BAD_INPUTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({'x': '1'}, ValidationError, r"inputs\.x: expected int, got str '1'; convert the text"),
     ({'x': True}, ValidationError, r'inputs\.x: expected int, got bool True.*a bool is not taken for a number'),
     ({'x': None}, ValidationError, r'inputs\.x: expected int, got None'),
-    ({'x': 1, 'options': {'basis': 5}}, ValidationError, r'inputs\.options\.basis: expected str or dict or None, got int 5'),
+    ({'x': 1, 'options': {'basis': 5}}, ValidationError, r'inputs\.options\.basis: expected str or dict.*got int 5'),
     ({'x': 1, 'options': {'other': 5}}, ValidationError, r'inputs\.options\.other: there is no such port'),
     ({'x': 1, 'options': 5}, ValidationError, r'inputs\.options: '),
     ({'x': 1, 'even': 3}, ValidationError, r'inputs\.even: it is odd'),
