@@ -20,7 +20,18 @@ from typing import Any
 import numpy as np
 from forkserver import serve
 
-from treadle.engine import Engine, ExitCode, ToContext, WorkChain, append_, calcfunction, if_, run, while_, workfunction
+from treadle.engine import (
+    Engine,
+    ExitCode,
+    ToContext,
+    WorkChain,
+    append_,
+    calcfunction,
+    if_,
+    run,
+    while_,
+    workfunction,
+)
 from treadle.engine.faults import Faults
 from treadle.engine.processes.visit import current_visit
 from treadle.engine.testing import KillAt, RecordFaults, Together

@@ -1,0 +1,185 @@
+"""A store thread without an engine: what is admitted, claimed and told is the test's to say and to see."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from treadle.engine.faults import Faults, NoFaults
+from treadle.engine.store.database import SqliteDatabase, open_reader
+from treadle.engine.store.location import locate
+from treadle.engine.store.records import Advance, EngineRecord, Fence, Held, ProcessRecord, StateChange, Unit
+from treadle.engine.store.statements import SqliteDialect, Statements
+from treadle.engine.store.store_thread import StoreThread
+
+STATEMENTS = Statements(SqliteDialect())
+
+
+class Rig:
+    """One store thread on a file, registered as an engine.
+
+    :ivar admitting: whether :meth:`admits` lets anything be claimed.
+    :ivar told: the changes of each commit; ``claims``: what was claimed.
+    """
+
+    def __init__(self, path: Path, *, faults: Faults | None = None, **options: Any) -> None:
+        self.location = locate(f'sqlite:///{path}')
+        self.admitting = False
+        self.told: list[StateChange] = []
+        self.claims: list[ProcessRecord] = []
+        self.listener_error: BaseException | None = None
+        self.database = SqliteDatabase(self.location)
+        self.store = StoreThread(
+            database=self.database,
+            statements=STATEMENTS,
+            admission=self,
+            listener=self,
+            faults=faults or NoFaults(),
+            **options,
+        )
+        self._pids = itertools.count(1)
+
+    # -- what the store thread asks and tells ------------------------------------------------------------
+
+    def admits(self, record: ProcessRecord, taken: int) -> bool:
+        return self.admitting
+
+    def committed(self, changes: Sequence[StateChange], claims: Sequence[ProcessRecord]) -> None:
+        if self.listener_error is not None:
+            raise self.listener_error
+        self.told.extend(changes)
+        self.claims.extend(claims)
+
+    # -- for tests ---------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self.store.start(20)
+        self.reader = open_reader(self.location, STATEMENTS)
+        self.engine_id = self.do(lambda transaction: transaction.register_engine(engine_record()))
+        self.store.engine_id = self.engine_id
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.store.stop(20)
+        self.reader.close()
+
+    def do(self, operation: Callable[[Any], Any]) -> Any:
+        """Run an operation and wait for what it returns."""
+        return self.store.call(operation).result(20)
+
+    def commit(self, unit: Unit) -> Any:
+        """Commit a unit and wait for the verdict."""
+        return self.store.commit(unit).result(20)
+
+    def together(self, *operations: Any) -> list[Any]:
+        """Have all operations written in one batch; their answers, or the errors."""
+        gate = threading.Event()
+        self.store.post(lambda transaction: gate.wait(20), lambda answer: None)
+        futures = [
+            self.store.commit(each) if isinstance(each, Unit) else self.store.call(each) for each in operations
+        ]
+        gate.set()
+        return [future.exception(20) or future.result() for future in futures]
+
+    def record(self, **fields: Any) -> ProcessRecord:
+        """The record of a new process."""
+        return process_record(fields.pop('pid', None) or next(self._pids), origin=self.engine_id, **fields)
+
+    def running(self, **fields: Any) -> Fence:
+        """A process that this engine runs; its fence."""
+        record = self.record(state='running', owner=self.engine_id, epoch=1, **fields)
+        assert isinstance(self.commit(Unit(create=(record,))), Held)
+        return Fence(record.pid, 1, 0)
+
+    def row(self, pid: int) -> ProcessRecord:
+        """What is committed of a process."""
+        return self.reader.process(pid)
+
+    def awaiting(self) -> set[tuple[int, int]]:
+        """Who waits for whom: (waiter, awaited)."""
+        connection = self.reader._connect()
+        try:
+            return set(connection.execute('SELECT waiter, awaited FROM awaiting').fetchall())
+        finally:
+            connection.close()
+
+
+def process_record(pid: int, **fields: Any) -> ProcessRecord:
+    """A record with a uuid of its own and nothing in particular."""
+    now = time.time()
+    blank = ProcessRecord(
+        pid=pid,
+        uuid=str(uuid.uuid4()),
+        parent=None,
+        call_visit=None,
+        call_number=None,
+        nesting=0,
+        driven=0,
+        class_name='module:Class',
+        class_hash=None,
+        process_label='Class',
+        label='',
+        description='',
+        key=None,
+        fingerprint=None,
+        state='created',
+        paused=0,
+        visit=0,
+        step=None,
+        exit_status=None,
+        exit_message=None,
+        exception=None,
+        inputs='{}',
+        checkpoint=None,
+        outputs=None,
+        origin=1,
+        owner=None,
+        epoch=0,
+        version=0,
+        wake_at=None,
+        created_at=now,
+        changed_at=now,
+    )
+    return msgspec.structs.replace(blank, **fields)
+
+
+def engine_record() -> EngineRecord:
+    """An engine of no importance."""
+    return EngineRecord(
+        id=0,
+        uuid=str(uuid.uuid4()),
+        name='rig',
+        host='here',
+        boot_id='',
+        os_pid=1,
+        script=None,
+        started_at=0.0,
+        heartbeat=0,
+        lease=10.0,
+        ended=None,
+    )
+
+
+def finish(fence: Fence, **fields: Any) -> Unit:
+    """The unit of a last step."""
+    return Unit(fence=fence, advance=Advance('finished', 1, exit_status=0), **fields)
+
+
+def proceed(fence: Fence, visit: int = 1, **fields: Any) -> Unit:
+    """The unit of a step with others to come."""
+    return Unit(fence=fence, advance=Advance('running', visit, step='next', checkpoint='{}'), **fields)
+
+
+def await_(fence: Fence, *pids: int, **fields: Any) -> Unit:
+    """The unit of a step after which the process waits."""
+    return Unit(fence=fence, advance=Advance('waiting', 1, step='next', checkpoint='{}', awaiting=pids), **fields)
