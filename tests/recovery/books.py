@@ -68,7 +68,8 @@ class Place:
         """For each process, how many of its steps are committed, and whether it has ended."""
         if not self.store.exists() or not self.rows("SELECT 1 FROM sqlite_master WHERE name = 'process'"):
             return {}
-        return {pid: (visit, state in TERMINAL) for pid, visit, state in self.rows('SELECT pid, visit, state FROM process')}
+        rows = self.rows('SELECT pid, visit, state FROM process')
+        return {pid: (visit, state in TERMINAL) for pid, visit, state in rows}
 
     def family(self) -> Counter[Any]:
         """All processes, by what they are and whose children they are, without their pids."""

@@ -1,7 +1,7 @@
 """Many short OS processes of one script, each without the second that its imports cost.
 
-A script calls :func:`serve` with its entry point. It reads orders from standard input, one JSON object a line, and forks
-for each, from its only thread, before any engine exists. ``Scripts`` is the other end, for tests.
+A script calls :func:`serve` with its entry point. It reads orders from standard input, one JSON object a line, and
+forks for each, from its only thread, before any engine exists. ``Scripts`` is the other end, for tests.
 """
 
 from __future__ import annotations
