@@ -22,6 +22,7 @@ from .errors import (
     EngineStopped,
     KilledError,
     LeaseLost,
+    ProcessParked,
     ReplayMismatch,
     StepAborted,
     StoreError,
@@ -235,6 +236,8 @@ class Calls:
         ended = self._parts.terminations.expect(node.pid)
         if node.is_terminated:
             self._parts.terminations.ended([node.pid])
+        elif (reason := self._parts.why_parked(node.pid)) is not None:
+            self._parts.terminations.fail(node.pid, ProcessParked(f'process {node.pid} is parked: {reason}'))
         return ended
 
     def wait_for(self, node: ProcessNode, ended: End, timeout: float | None, what: str, instead: str) -> None:

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ..threads import LoopClosed, StartFailed
-from .errors import EngineStopped, StoreError
+from .errors import EngineStopped, ProcessParked, StoreError
 from .processes.identity import ClassMissing, find, is_known
 from .states import TERMINAL_STATES
 from .store.records import ProcessRecord
@@ -70,6 +70,10 @@ class Claims:
     def park(self, pid: int, reason: str) -> None:
         """Do not claim this process again."""
         self._parked[pid] = reason
+
+    def why_parked(self, pid: int) -> str | None:
+        """Why this engine does not go on with the process, if it does not."""
+        return self._parked.get(pid)
 
     @property
     def parked(self) -> dict[int, str]:
@@ -162,5 +166,7 @@ class Claims:
             if self._missing.get(pid) != str(error):
                 self._missing[pid] = str(error)
                 LOGGER.warning('process %d waits for its class: %s', pid, error)
+            if origin in self._origins:  # another engine may know the class of what is another's
+                self._parts.terminations.fail(pid, ProcessParked(f'process {pid} is parked: {error}'))
             return False
         return True

@@ -595,6 +595,10 @@ class Engine:
         self._claims.park(pid, reason)
         self.terminations.fail(pid, ProcessParked(f'process {pid} is parked: {reason}'))
 
+    def why_parked(self, pid: int) -> str | None:
+        """Why this engine does not go on with a process, if it does not."""
+        return self._claims.why_parked(pid)
+
     def has_room(self) -> None:
         """A process has left; take others if some were turned away."""
         if self.dispatcher.turned_away and self.dispatcher.is_half_empty:

@@ -72,6 +72,9 @@ class EngineParts(Protocol):
     def park(self, pid: int, reason: str) -> None:
         """Do not claim this process again; tell whoever waits for it."""
 
+    def why_parked(self, pid: int) -> str | None:
+        """Why this engine does not go on with a process, if it does not."""
+
     def has_room(self) -> None:
         """A process has left; see whether others can be claimed."""
 
