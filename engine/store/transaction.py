@@ -273,7 +273,8 @@ class Transaction:
         admitted: dict[int, str] = {}
         for row in self._cursor.fetchall():
             record = ProcessRecord(*row)
-            if record.owner is None and not record.driven and self._admission.admits(record, len(self.claims) + len(admitted)):
+            taken = len(self.claims) + len(admitted)
+            if record.owner is None and not record.driven and self._admission.admits(record, taken):
                 admitted[record.pid] = record.state
         if not admitted:
             return 0
