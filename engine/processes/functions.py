@@ -220,16 +220,13 @@ def _make_class(function: Callable[..., Any]) -> type[FunctionProcess]:
     name = function.__name__
     if inspect.iscoroutinefunction(function):
         raise SpecError(f'{name}() is a coroutine function; process functions run in the calling thread, use def')
-    made = type(FunctionProcess)(
-        name,
-        (FunctionProcess,),
-        {
-            'function': staticmethod(function),
-            '__module__': function.__module__,
-            '__qualname__': function.__qualname__,
-            '__doc__': function.__doc__,
-        },
-    )
+    body = {
+        'function': staticmethod(function),
+        '__module__': function.__module__,
+        '__qualname__': function.__qualname__,
+        '__doc__': function.__doc__,
+    }
+    made: type[FunctionProcess] = types.new_class(name, (FunctionProcess,), exec_body=lambda place: place.update(body))
     made.spec()  # a mistake in the signature shows where the function is defined
     return made
 
