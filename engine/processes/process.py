@@ -45,6 +45,13 @@ class StepResult:
     next_step: str | None = None
 
 
+class _ExitCodes:
+    """The exit codes that the spec declares; of a process and of its class, so that a parent can ask for them."""
+
+    def __get__(self, process: Process | None, process_class: type[Process]) -> ExitCodesNamespace:
+        return process_class.spec().exit_codes
+
+
 class Process:
     """A durable unit of work with declared inputs and outputs; it ends ``finished``, ``excepted`` or ``killed``.
 
@@ -53,6 +60,7 @@ class Process:
     """
 
     spec_class: ClassVar[type[ProcessSpec]] = ProcessSpec
+    exit_codes = _ExitCodes()
 
     def __init__(self, *, node: ProcessNode, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
         self._node = node
@@ -125,11 +133,6 @@ class Process:
     def outputs(self) -> FrozenAttributes:
         """The outputs so far."""
         return FrozenAttributes(self._outputs, f'outputs of {self._node.process_label}')
-
-    @property
-    def exit_codes(self) -> ExitCodesNamespace:
-        """The exit codes that the spec declares."""
-        return self.spec().exit_codes
 
     @property
     def logger(self) -> ProcessLogger:

@@ -309,6 +309,9 @@ class TestExitStatus:
     def test_codes_are_found_on_the_spec(self):
         codes = MayFail.spec().exit_codes
         assert codes.ERROR_ASKED_FOR == codes('ERROR_ASKED_FOR') == codes(17) == ExitCode(17, 'it was asked for')
+        assert MayFail.exit_codes is codes
+        with pytest.raises(AttributeError, match='ERROR_OTHER'):
+            _ = MayFail.exit_codes.ERROR_OTHER
 
     def test_required_output_missing(self):
         class Forgets(WorkChain):
