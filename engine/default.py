@@ -14,7 +14,6 @@ from .engine import Engine, running_engines
 from .errors import StoreError
 from .node import ProcessNode
 from .processes.functions import set_default_host
-from .processes.identity import script_of_main
 from .processes.visit import clear_current, current_visit
 
 __all__ = ['default_engine', 'run', 'run_get_node', 'submit']
@@ -82,13 +81,15 @@ def _stop(engine: Engine) -> None:
         engine.stop(_patience(engine))
     except StopTimeout as error:
         _say(str(error))
+    except Exception as error:
+        _say(f'engine {engine.name!r} stopped with {error!r}')
     try:
         unfinished = engine.unfinished()
     except StoreError as error:
         _say(f'whether all submitted processes have ended cannot be said: {error}')
         return
     if unfinished:
-        how = 'this script runs again' if script_of_main() else "an engine with claims='all' runs on it"
+        how = 'this script runs again' if engine.script else "an engine with claims='all' runs on it"
         _say(
             f'{len(unfinished)} submitted process(es) have not ended: {_enumerate(unfinished)}. They are safe in '
             f'{engine.location.url} and go on when {how}; `treadle ps` shows them.'

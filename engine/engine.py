@@ -58,8 +58,9 @@ LOGGER = logging.getLogger(__name__)
 
 #: How many processes an engine holds at once, at least, and for each step that may execute.
 HELD_AT_LEAST, HELD_PER_STEP = 256, 8
-#: The part of a stop's time that is kept for closing, when steps take all the rest; and that part at most, in seconds.
-CLOSING_SHARE, CLOSING_MOST = 0.3, 5.0
+#: The part of a stop's time that is kept for closing, when steps take all the rest; that part at most, in seconds; and
+#: what closing gets in any case, even if the stop takes so much longer than it was given.
+CLOSING_SHARE, CLOSING_MOST, CLOSING_LEAST = 0.3, 5.0, 0.5
 
 _live: set[Engine] = set()
 
@@ -271,7 +272,7 @@ class Engine:
             late = [visit for visit, over in going if not _in_time(over, deadline - closing)]
             for visit in late:
                 self.aborts.abort(visit, reason, lambda callback: callback())
-            self._group.stop(remaining(deadline))
+            self._group.stop(max(remaining(deadline) or 0.0, closing, CLOSING_LEAST))
             self._refuse_to_forget(self.dispatcher.visits())
         finally:
             self._abandon_after([self.dispatcher.end_of(visit) for visit in self.dispatcher.visits()])
@@ -314,6 +315,11 @@ class Engine:
     def is_running(self) -> bool:
         """Whether calls are taken, in this OS process."""
         return self._state == 'running' and not self._fork_guard.forked
+
+    @property
+    def script(self) -> str | None:
+        """The script whose processes this engine goes on with; ``None`` in an interactive session or a notebook."""
+        return self._membership.script
 
     @property
     def in_haste(self) -> bool:

@@ -149,8 +149,8 @@ class Membership:
 
         try:
             self._store.call(leave).result(timeout)
-        except (StoreError, EngineStopped) as error:
-            LOGGER.warning('engine %d could not say that it ends (%s); its lock file will', engine_id, error)
+        except (StoreError, EngineStopped, TimeoutError) as error:
+            LOGGER.warning('engine %d could not say that it ends (%r); its lock file will', engine_id, error)
             return
         if not running:
             self._lock.release()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from .blocking import wait
 from .bridge import Bridge, CrossingFuture, wait_on_loop
 from .errors import Forked, LoopClosed, StartFailed, StopTimeout, ThreadsError, WrongThread
-from .fork import ForkGuard, run_in_child
+from .fork import ForkGuard, Uncut, run_in_child
 from .group import Group, Member
 from .loop_thread import LoopState, LoopThread, current_loop_thread, refuse_on_loop_thread
 from .mailbox import Mailbox
@@ -32,6 +32,7 @@ __all__ = [
     'StepThreads',
     'StopTimeout',
     'ThreadsError',
+    'Uncut',
     'Watchdog',
     'WrongThread',
     'current_loop_thread',

@@ -49,6 +49,61 @@ class ForkGuard:
             )
 
 
+#: Seconds that a fork waits for sections that it must not cut.
+FORK_PATIENCE = 2.0
+
+
+class Uncut:
+    """Sections of code that no fork cuts: `os.fork()` waits until no thread is inside one, for a while.
+
+    A library that keeps locks of its own, in C and known to nobody, would leave them locked for ever in a child that
+    is forked while another thread holds them; and what it believes about shared files would be half true there. Use
+    the object as a context manager around such calls, briefly and without nesting.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._forks = 0
+        self._local = threading.local()
+        #: In a forked child: whether the fork has cut no section.
+        self.clean = True
+        if hasattr(os, 'register_at_fork'):
+            os.register_at_fork(
+                before=self._before, after_in_parent=self._in_parent, after_in_child=self._in_child
+            )
+
+    def __enter__(self) -> None:
+        with self._changed:
+            while self._forks:
+                self._changed.wait()
+            self._inside += 1
+        self._local.inside = getattr(self._local, 'inside', 0) + 1
+
+    def __exit__(self, *_: object) -> None:
+        self._local.inside -= 1
+        with self._changed:
+            self._inside -= 1
+            if self._forks:
+                self._changed.notify_all()
+
+    def _before(self) -> None:
+        own = getattr(self._local, 'inside', 0)
+        with self._changed:
+            self._forks += 1
+            self.clean = self._changed.wait_for(lambda: self._inside <= own, FORK_PATIENCE) and not own
+
+    def _in_parent(self) -> None:
+        with self._changed:
+            self._forks -= 1
+            self._changed.notify_all()
+
+    def _in_child(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = self._forks = 0
+        self._local = threading.local()
+
+
 _callbacks: list[Callable[[], Callable[[], object] | None]] = []
 # Reentrant: the collector may run a finalizer that comes in again.
 _lock = threading.RLock()

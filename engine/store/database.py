@@ -6,11 +6,12 @@ import logging
 import sqlite3
 from typing import cast
 
+from ...threads import run_in_child
 from ..errors import StoreError
 from .location import StoreLocation
 from .migrations import check_schema, ensure_schema
 from .queries import Queries, SqliteWording
-from .reader import Connection, Reader
+from .reader import Connection, Reader, leave_inherited, uncut
 from .sqlite import connect_reader, connect_writer, is_busy, translate_error
 from .transaction import Cursor
 
@@ -29,6 +30,8 @@ class SqliteDatabase:
         self._location = location
         self._connection: sqlite3.Connection | None = None
         self._seen_version = 0
+        self._inside = False
+        run_in_child(self._after_fork)
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -37,8 +40,9 @@ class SqliteDatabase:
 
     def open(self) -> None:
         """Connect, making or upgrading the file if need be."""
-        ensure_schema(self._location)
-        self._connection = connect_writer(self._location)
+        with uncut:
+            ensure_schema(self._location)
+            self._connection = connect_writer(self._location)
 
     def close(self) -> None:
         """Fold the write-ahead log into the database, unless somebody reads it just now, and disconnect.
@@ -48,6 +52,10 @@ class SqliteDatabase:
         connection, self._connection = self._connection, None
         if connection is None:
             return
+        with uncut:
+            self._close(connection)
+
+    def _close(self, connection: sqlite3.Connection) -> None:
         try:
             connection.execute('PRAGMA busy_timeout = 0')
             connection.execute('PRAGMA wal_checkpoint(TRUNCATE)')
@@ -57,20 +65,40 @@ class SqliteDatabase:
             connection.close()
 
     def begin(self) -> Cursor:
-        """Take the file's one write lock."""
+        """Take the file's one write lock; no fork comes between this and the end of the transaction."""
         cursor = self._connected().cursor()
-        cursor.execute('BEGIN IMMEDIATE')
+        uncut.__enter__()
+        try:
+            cursor.execute('BEGIN IMMEDIATE')
+        except BaseException:
+            uncut.__exit__()
+            raise
+        self._inside = True
         return cast(Cursor, cursor)
 
     def commit(self) -> None:
         """Make the transaction durable: when this returns, the log is on the disk."""
         self._connected().execute('COMMIT')
+        self._end()
 
     def rollback(self) -> None:
         """Undo the transaction, unless SQLite has done so already, as it does when the disk is full."""
         connection = self._connected()
-        if connection.in_transaction:
-            connection.execute('ROLLBACK')
+        try:
+            if connection.in_transaction:
+                connection.execute('ROLLBACK')
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        if self._inside:
+            self._inside = False
+            uncut.__exit__()
+
+    def _after_fork(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            leave_inherited(cast(Connection, connection))
 
     def is_busy(self, error: BaseException) -> bool:
         """Whether another OS process holds the lock."""
@@ -82,7 +110,8 @@ class SqliteDatabase:
 
     def changed_elsewhere(self) -> bool:
         """Whether another connection has committed since the last time this was asked."""
-        version = self._connected().execute('PRAGMA data_version').fetchone()[0]
+        with uncut:
+            version = self._connected().execute('PRAGMA data_version').fetchone()[0]
         changed, self._seen_version = version != self._seen_version, version
         return bool(changed)
 

@@ -10,13 +10,17 @@ import threading
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Protocol
 
+from ...threads import Uncut
 from ..errors import ProcessNotFound
 from .queries import Queries
 from .records import EngineRecord, LogEntry, ProcessRecord, ProcessSummary
 
 
-# What a forked child got from its parent: closing it there would touch the parent's files.
+# What a forked child got from its parent in the middle of being used, and must neither use nor close.
 _inherited: list[Connection] = []
+
+#: Every call of the database's library is made inside it.
+uncut = Uncut()
 
 
 class Connection(Protocol):
@@ -159,16 +163,22 @@ class Reader:
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+        with uncut:
+            for connection in idle:
+                connection.close()
 
     def forget_connections(self) -> None:
-        """Keep the connections unclosed and unused: in a forked child they belong to the parent."""
+        """In a forked child, use nothing of the parent's."""
         self._lock = threading.Lock()
-        _inherited.extend(self._idle)
-        self._idle = []
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            leave_inherited(connection)
 
     def _fetch(self, sql: str, parameters: dict[str, Any]) -> list[Any]:
+        with uncut:
+            return self._fetch_uncut(sql, parameters)
+
+    def _fetch_uncut(self, sql: str, parameters: dict[str, Any]) -> list[Any]:
         with self._lock:
             connection = self._idle.pop() if self._idle else None
         try:
@@ -185,3 +195,17 @@ class Reader:
                 return rows
         connection.close()
         return rows
+
+
+def leave_inherited(connection: Connection) -> None:
+    """Get rid of a parent's connection in a forked child.
+
+    SQLite keeps what it knows of locked files per OS process, and the child has a copy of that: while an inherited
+    connection is open there, new ones believe that they hold locks which only the parent holds. Closed between two
+    transactions it takes that belief along and leaves the parent's locks alone, which the system keeps per OS process.
+    Closed in the middle of one it might undo the parent's work, hence it is kept then.
+    """
+    if uncut.clean:
+        connection.close()
+    else:
+        _inherited.append(connection)

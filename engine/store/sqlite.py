@@ -79,7 +79,8 @@ def open_database(
             # No implicit transactions: whoever uses the connection says BEGIN and COMMIT.
             isolation_level=None,
             cached_statements=_STATEMENTS,
-            check_same_thread=mode != 'ro',
+            # Each is used by one thread at a time, which our own rules see to; a forked child closes its copies.
+            check_same_thread=False,
         )
     except sqlite3.Error as error:
         raise translate_error(error, location) from error
