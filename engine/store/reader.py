@@ -15,7 +15,6 @@ from ..errors import ProcessNotFound
 from .queries import Queries
 from .records import EngineRecord, LogEntry, ProcessRecord, ProcessSummary
 
-
 # What a forked child got from its parent in the middle of being used, and must neither use nor close.
 _inherited: list[Connection] = []
 

@@ -1,0 +1,363 @@
+"""Stopping: what executes comes to its checkpoint, what blocks is unwound, what is queued goes on elsewhere."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from treadle.engine import (
+    Engine,
+    EngineStopped,
+    Process,
+    StoreError,
+    WorkChain,
+    calcfunction,
+    on_kill,
+    run,
+)
+from treadle.threads import StopTimeout, WrongThread
+
+PATIENCE = 30.0
+
+
+class Gate(WorkChain):
+    """Waits in its first step until it is let go, then takes another step."""
+
+    open: ClassVar[threading.Event] = threading.Event()
+    entered: ClassVar[threading.Semaphore] = threading.Semaphore(0)
+    steps: ClassVar[list[str]] = []
+
+    @classmethod
+    def define(cls, spec):
+        super().define(spec)
+        spec.output('n', valid_type=int)
+        spec.outline(cls.first, cls.second)
+
+    def first(self):
+        type(self).steps.append('first')
+        type(self).entered.release()
+        if not type(self).open.wait(PATIENCE):
+            raise TimeoutError('the gate was never opened')
+        self.ctx.n = 7
+
+    def second(self):
+        type(self).steps.append('second')
+        self.out('n', self.ctx.n)
+
+
+class Runs(Process):
+    """Blocks in a run of the gate."""
+
+    begun: ClassVar[list[int]] = []
+
+    @classmethod
+    def define(cls, spec):
+        super().define(spec)
+        spec.output('n', valid_type=int)
+
+    def run(self):
+        type(self).begun.append(self.pid)
+        try:
+            self.out('n', run(Gate)['n'])
+        except Exception as error:  # no abort comes along here
+            self.report('caught %r', error)
+            raise
+
+
+@pytest.fixture(autouse=True)
+def gate(make_engine):
+    Gate.open, Gate.entered = threading.Event(), threading.Semaphore(0)
+    Gate.steps, Runs.begun = [], []
+    yield Gate
+    Gate.open.set()
+
+
+def entered(engine, process=Gate):
+    node = engine.submit(process)
+    assert Gate.entered.acquire(timeout=PATIENCE)
+    return node
+
+
+def stop_in_background(engine, timeout=PATIENCE):
+    """Stop the engine in another thread; returns once it has begun to."""
+    pool = ThreadPoolExecutor(1)
+    stopped = pool.submit(engine.stop, timeout)
+    pool.shutdown(wait=False)
+    pause = threading.Event()
+    while not engine.dispatcher.is_closed:
+        pause.wait(0.001)
+    return stopped
+
+
+def test_a_step_that_executes_comes_to_its_checkpoint_and_the_next_one_is_left_to_the_next_engine(make_engine, gate):
+    engine = make_engine()
+    node = entered(engine)
+    stopped = stop_in_background(engine)
+    gate.open.set()
+    stopped.result(PATIENCE)
+    assert (node.state, gate.steps) == ('running', ['first'])
+    assert make_engine().wait(node.pid, PATIENCE).outputs.n == 7
+    assert gate.steps == ['first', 'second']
+
+
+def test_a_step_that_does_not_end_is_named_and_keeps_its_claim_while_it_executes(make_engine, gate):
+    engine = make_engine(name='impatient')
+    node = entered(engine)
+    with pytest.raises(StopTimeout) as caught:
+        engine.stop(0.3)
+    text = str(caught.value)
+    assert "'impatient'" in text
+    assert 'treadle-step-' in text
+    assert f'{os.path.basename(__file__)}' in text or 'threading.py' in text
+    owner = node._row().owner
+    assert owner is not None
+    other = make_engine()
+    other.wait(entered_elsewhere(other), PATIENCE)
+    assert node._row().owner == owner  # a living engine's step is nobody else's
+    gate.open.set()
+    until_threads_end()
+    assert node.state == 'running'  # its result came too late to be written
+    # Now that the step is over, the next engine that starts takes the process up.
+    assert make_engine().wait(node.pid, PATIENCE).outputs.n == 7
+    assert gate.steps == ['first', 'first', 'second']
+
+
+class Quick(Process):
+    """Ends at once."""
+
+    @classmethod
+    def define(cls, spec):
+        super().define(spec)
+
+    def run(self):
+        """Nothing."""
+
+
+def entered_elsewhere(engine):
+    return engine.submit(Quick)
+
+
+def until_threads_end():
+    """Wait for the step threads of engines that have given up waiting."""
+    for thread in threading.enumerate():
+        if thread.name.startswith(('treadle-step', 'treadle-worker')):
+            thread.join(0.5)
+
+
+def test_a_step_blocked_in_run_is_unwound_and_replayed_later(make_engine, gate):
+    engine = make_engine()
+    node = entered(engine, Runs)
+    stopped = stop_in_background(engine)
+    gate.open.set()
+    stopped.result(PATIENCE)
+    assert node.state == 'running'
+    (child,) = node.called
+    assert not child.is_terminated
+    final = make_engine().wait(node.pid, PATIENCE)
+    assert final.outputs.n == 7
+    assert [each.pid for each in final.called] == [child.pid]  # the recorded child, not a second one
+    assert len(Runs.begun) == 2
+    assert final.log == []
+
+
+def test_queued_steps_go_on_in_the_next_engine(make_engine, gate):
+    engine = make_engine(workers=1, steps=1)
+    nodes = [entered(engine), *(engine.submit(Gate) for _ in range(300))]
+    stopped = stop_in_background(engine)
+    gate.open.set()
+    stopped.result(PATIENCE)
+    assert gate.steps == ['first']
+    assert len(make_engine().wait([node.pid for node in nodes], PATIENCE)) == 301
+    assert gate.steps.count('first') == 301
+    assert gate.steps.count('second') == 301
+
+
+def test_queued_steps_behind_one_that_does_not_end_leave_no_thread(make_engine, gate):
+    engine = make_engine(workers=1, steps=1)
+    entered(engine)
+    for _ in range(20):
+        engine.submit(Gate)
+    with pytest.raises(StopTimeout):
+        engine.stop(0.3)
+    gate.open.set()  # the fixture that looks for leaked threads does the rest
+    until_threads_end()
+    assert gate.steps == ['first']
+
+
+def test_on_kill_callbacks_are_called_when_the_engine_stops_without_waiting(make_engine):
+    begun, ended, calls = threading.Event(), threading.Event(), []
+
+    class Interruptible(Process):
+        @classmethod
+        def define(cls, spec):
+            super().define(spec)
+
+        def run(self):
+            calls.append('begun')
+            if len(calls) > 1:
+                return
+            with on_kill(ended.set):
+                begun.set()
+                assert ended.wait(PATIENCE)
+                raise RuntimeError('what it waited for was taken away')
+
+    engine = make_engine()
+    node = engine.submit(Interruptible)
+    assert begun.wait(PATIENCE)
+    engine.stop(1.0)
+    assert node.state == 'running'  # not excepted: stopping is no failure
+    assert make_engine().wait(node.pid, PATIENCE).is_finished_ok
+
+
+def test_a_called_function_is_waited_for(make_engine, gate):
+    engine = make_engine()
+
+    @calcfunction
+    def called() -> int:
+        Gate.entered.release()
+        assert Gate.open.wait(PATIENCE)
+        return run(Gate)['n'] if again else 3
+
+    again = False
+    with ThreadPoolExecutor(1) as pool:
+        for again in (False, True):
+            returned = pool.submit(engine.call_function, called, (), {})
+            assert gate.entered.acquire(timeout=PATIENCE)
+            stopped = stop_in_background(engine)
+            gate.open.set()
+            stopped.result(PATIENCE)
+            if again:
+                # It may end, but a blocking call in it is unwound; plain code sees an Exception.
+                with pytest.raises(EngineStopped, match='stays runnable'):
+                    returned.result(PATIENCE)
+            else:
+                assert returned.result(PATIENCE)[0] == 3
+                gate.open.clear()
+                engine = make_engine()
+
+
+def test_stopping_twice_from_two_threads_and_from_a_step(make_engine, gate):
+    engine = make_engine()
+
+    class Stops(Process):
+        @classmethod
+        def define(cls, spec):
+            super().define(spec)
+
+        def run(self):
+            engine.stop()
+
+    with pytest.raises(WrongThread, match='step of its own'):
+        engine.run(Stops)
+    assert engine.is_running
+    node = entered(engine)
+    stopped = stop_in_background(engine)
+    with pytest.raises(StopTimeout, match='another thread'):
+        engine.stop(0.05)
+    with ThreadPoolExecutor(8) as pool:
+        others = [pool.submit(engine.stop) for _ in range(8)]
+        assert not any(other.done() for other in others)
+        gate.open.set()
+        for one in (stopped, *others):
+            one.result(PATIENCE)
+    engine.stop()
+    assert node.state == 'running'
+
+
+def test_whoever_waits_is_told(make_engine, gate):
+    engine = make_engine()
+    node = entered(engine)
+    future = engine.future(node)
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(engine.wait, node), pool.submit(engine.run, Quick, metadata={'key': 'x'})]
+        waiting[1].result(PATIENCE)
+        stopped = stop_in_background(engine)
+        gate.open.set()
+        stopped.result(PATIENCE)
+        for each in (future, waiting[0]):
+            with pytest.raises(EngineStopped, match=f'process {node.pid}'):
+                each.result(PATIENCE)
+
+
+def test_clients_that_submit_while_the_engine_stops_get_a_durable_process_or_an_error(make_engine, store):
+    for round_ in range(3):
+        engine = make_engine()
+        ready = threading.Barrier(17)
+
+        def client(_, engine=engine, ready=ready):
+            durable, futures, refused = [], [], 0
+            ready.wait(PATIENCE)
+            while not refused:
+                try:
+                    node = engine.submit(Quick)
+                    durable.append(node.pid)
+                    futures.append(engine.future(node))
+                    engine.run(Quick)
+                except EngineStopped:
+                    refused = 1
+            return durable, futures
+
+        with ThreadPoolExecutor(16) as pool:
+            clients = [pool.submit(client, number) for number in range(16)]
+            ready.wait(PATIENCE)
+            pause = threading.Event()
+            while engine.dispatcher.held == 0:
+                pause.wait(0.001)
+            pause.wait(0.05 * round_)
+            engine.stop()
+            done = [each.result(PATIENCE) for each in clients]
+        for future in [future for _, futures in done for future in futures]:
+            error = future.exception(PATIENCE)
+            assert error is None or isinstance(error, EngineStopped)
+        again = make_engine()
+        pids = [pid for durable, _ in done for pid in durable]
+        assert len(pids) == len(set(pids))
+        assert all(node.is_finished_ok for node in again.wait(pids, PATIENCE))
+        assert again.unfinished() == []
+        again.stop()
+
+
+def test_an_engine_stopped_while_it_starts(store):
+    engine = Engine(store)
+    with ThreadPoolExecutor(2) as pool:
+        starting = pool.submit(engine.start)
+        pause = threading.Event()
+        while engine._state == 'new':
+            pause.wait(0)
+        pool.submit(engine.stop).result(PATIENCE)
+        assert starting.exception(PATIENCE) is None
+    assert not engine.is_running
+    with pytest.raises(EngineStopped, match='starts once'):
+        engine.start()
+
+
+def test_a_start_that_fails_leaves_no_thread(tmp_path: Path):
+    (tmp_path / 'text.db').write_text('this is no database, but a text that is long enough to be looked at')
+    before = set(threading.enumerate())
+    engine = Engine(f'sqlite:///{tmp_path}/text.db')
+    with pytest.raises(StoreError, match=r'text\.db'):
+        engine.start()
+    assert set(threading.enumerate()) == before
+    assert not engine.is_running
+    with pytest.raises(EngineStopped, match='stopped'):
+        engine.run(Quick)
+    engine.stop()
+
+
+@pytest.mark.parametrize('url', ['sqlite://', 'mysql://host/db', 'nonsense'])
+def test_a_url_that_is_none_fails_where_the_engine_is_made(url):
+    with pytest.raises(StoreError):
+        Engine(url)
+
+
+def test_a_store_in_a_folder_that_cannot_be_made(tmp_path: Path):
+    (tmp_path / 'file').write_text('')
+    before = set(threading.enumerate())
+    with pytest.raises(StoreError):
+        Engine(f'sqlite:///{tmp_path}/file/store.db').start()
+    assert set(threading.enumerate()) == before
