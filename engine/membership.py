@@ -151,6 +151,8 @@ class Membership:
             self._store.call(leave).result(timeout)
         except (StoreError, EngineStopped, TimeoutError) as error:
             LOGGER.warning('engine %d could not say that it ends (%r); its lock file will', engine_id, error)
+            if not running:
+                self._lock.abandon()
             return
         if not running:
             self._lock.release()
