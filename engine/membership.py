@@ -133,7 +133,7 @@ class Membership:
     def stop(self, timeout: float | None = None) -> None:
         """Release what is owned and end the row, unless steps still execute: those keep their claims.
 
-        A claim that is kept is freed after :meth:`abandon`, or the end of the OS process, by whoever finds the lock free.
+        A claim that is kept is freed by whoever finds the lock free: after :meth:`abandon`, or the OS process ends.
         """
         if not self.engine_id:
             self._lock.release()

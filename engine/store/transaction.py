@@ -52,9 +52,6 @@ class Cursor(Protocol):
     def fetchall(self) -> list[Any]:
         """The rows of the last statement."""
 
-    def fetchone(self) -> Any:
-        """The next row of the last statement, or ``None``."""
-
 
 class Admission(Protocol):
     """Who may be claimed by this engine, and how many at once."""
@@ -79,6 +76,12 @@ class Transaction:
         self._now = time.time()
         self.changes: list[StateChange] = []
         self.claims: list[ProcessRecord] = []
+
+    def _row(self) -> Any:
+        """The only row of the last statement, or ``None``."""
+        # All rows are taken: from Python 3.12 on a statement of which some are left keeps a COMMIT from succeeding.
+        rows = self._cursor.fetchall()
+        return rows[0] if rows else None
 
     # -- units -------------------------------------------------------------------------------------
 
@@ -143,7 +146,7 @@ class Transaction:
 
     def _holder_of_key(self, record: ProcessRecord) -> ProcessRecord | None:
         self._cursor.execute(self._sql.holder_of_key, {'key': record.key})
-        row = self._cursor.fetchone()
+        row = self._row()
         if row is None:
             return None
         holder = ProcessRecord(*row)
@@ -295,7 +298,7 @@ class Transaction:
         self._cursor.execute(
             self._sql.claim, {'pids': self._sql.dialect.pids([pid]), 'new_owner': self._engine_id}
         )
-        row = self._cursor.fetchone()
+        row = self._row()
         return None if row is None else ProcessRecord(*row)
 
     # -- intents ---------------------------------------------------------------------------------------
@@ -340,14 +343,14 @@ class Transaction:
     def reserve_pids(self, count: int) -> int:
         """Reserve ``count`` pids; returns the first one after them."""
         self._cursor.execute(self._sql.next_number, {'counter': 'pid', 'count': count})
-        return int(self._cursor.fetchone()[0])
+        return int(self._row()[0])
 
     def register_engine(self, record: EngineRecord) -> int:
         """Add an engine; returns its id, which is never used again."""
         parameters = msgspec.structs.asdict(record)
         del parameters['id']
         self._cursor.execute(self._sql.insert_engine, parameters)
-        return int(self._cursor.fetchone()[0])
+        return int(self._row()[0])
 
     def live_engines(self) -> list[EngineRecord]:
         """The engines that have not ended."""

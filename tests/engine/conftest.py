@@ -1,4 +1,4 @@
-"""Engines on stores of their own, scripts in interpreters of their own; no test leaves a thread or a complaint behind."""
+"""Engines on stores of their own, scripts in interpreters of their own; no test leaves a thread behind."""
 
 from __future__ import annotations
 

@@ -191,8 +191,7 @@ def test_a_future_awaited_on_a_loop(engine, on_loop, gate):
 def test_cancelling_an_awaited_run_leaves_the_process_running(engine, on_loop, gate):
     async def host():
         task = asyncio.create_task(engine.run_async(Gate, metadata={'label': 'kept'}))
-        while not gate.entered.acquire(blocking=False):
-            await asyncio.sleep(0)
+        await asyncio.to_thread(gate.entered.acquire, timeout=PATIENCE)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

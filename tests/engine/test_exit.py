@@ -48,10 +48,10 @@ else:
         assert node.is_finished_ok, node.state
     print('all', len(engine.query(process_label='Chain')))
 """
-    text = text.replace('import treadle.engine\n', 'import treadle.engine\ntreadle.engine.default.EXIT_PATIENCE = 0.5\n')
+    text = text.replace('if len', 'treadle.engine.default.EXIT_PATIENCE = 0.5\nif len')
     ended = scripts.run(text)
     assert ended.code == 0
-    assert re.search(r'treadle: 400 submitted process\(es\) have not ended: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, \.\.\.', ended.err)
+    assert re.search(r'treadle: 400 submitted process\(es\) have not ended: 1, 2, 3, 4, 5, .*, 10, \.\.\.', ended.err)
     assert 'go on when this script runs again' in ended.err
     assert scripts.store in ended.err
     assert 'Traceback' not in ended.err
