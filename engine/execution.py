@@ -100,6 +100,8 @@ class Execution:
         self._visit: Visit | None = None
         self._visits = record.visit
         self._outputs = record.outputs
+        self._checkpoint = record.checkpoint
+        self._is_stale = False
         self._version = record.version
         self._unit: Unit | None = None
         self._unwritten: StepResult | None = None
@@ -222,7 +224,7 @@ class Execution:
             self._answer(StepWasAborted())
             return False
         try:
-            if self._process is None:
+            if self._process is None or self._is_stale:
                 self._process = self._load()
         except Exception as error:
             self._cannot_load(error)
@@ -251,10 +253,11 @@ class Execution:
         process = process_class(
             node=ProcessNode(record.pid, self._parts.source, record),
             inputs=codec.decode(record.inputs),
-            outputs={} if record.outputs is None else codec.decode(record.outputs),
+            outputs={} if self._outputs is None else codec.decode(self._outputs),
         )
-        if record.checkpoint is not None:
-            process._restore(codec.decode(record.checkpoint))
+        if self._checkpoint is not None:
+            process._restore(codec.decode(self._checkpoint))
+        self._is_stale = False
         return process
 
     def _cannot_load(self, error: Exception) -> None:
@@ -410,6 +413,9 @@ class Execution:
         if isinstance(verdict, Held):
             if self._unit is not None and self._life.state.is_terminal:
                 self._tell_end(self._unit, verdict)
+            if self._unit is not None and self._unit.advance is not None:
+                self._checkpoint = self._unit.advance.checkpoint
+            self._is_stale = True
             self._version = verdict.version
             self._visits += 1
             self._unit = None
