@@ -11,8 +11,8 @@ import pytest
 
 from treadle.engine.errors import SpecError
 from treadle.engine.exit_code import ExitCode
-from treadle.engine.spec.outline import End, Op, Outline, Step, compile_outline, if_, return_, while_
 from treadle.engine.spec import ProcessSpec
+from treadle.engine.spec.outline import End, Op, Outline, Step, compile_outline, if_, return_, while_
 
 
 class Chain:
