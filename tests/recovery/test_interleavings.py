@@ -125,7 +125,7 @@ def test_a_process_that_is_killed_in_the_commit_that_makes_it_never_begins(
     with Engine(url) as engine:
         engine.run(Leaf)
         signals.executed.clear()
-        gate, posted = threading.Event(), threading.Event()
+        stands, gate, posted = threading.Event(), threading.Event(), threading.Event()
         post = engine.store.post
 
         def watched(operation: Any, reply: Any) -> None:
@@ -134,7 +134,8 @@ def test_a_process_that_is_killed_in_the_commit_that_makes_it_never_begins(
                 posted.set()
 
         monkeypatch.setattr(engine.store, 'post', watched)
-        post(lambda transaction: gate.wait(PATIENCE), lambda answer: None)
+        post(lambda transaction: (stands.set(), gate.wait(PATIENCE)), lambda answer: None)
+        assert stands.wait(PATIENCE)
         submitting = threading.Thread(target=lambda: engine.submit(Leaf, metadata={'key': 'k'}))
         submitting.start()
         assert posted.wait(PATIENCE)

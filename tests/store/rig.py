@@ -83,13 +83,19 @@ class Rig:
 
     def together(self, *operations: Any) -> list[Any]:
         """Have all operations written in one batch; their answers, or the errors."""
-        gate = threading.Event()
-        self.store.post(lambda transaction: gate.wait(20), lambda answer: None)
+        gate = self.gate()
         futures = [
             self.store.commit(each) if isinstance(each, Unit) else self.store.call(each) for each in operations
         ]
         gate.set()
         return [future.exception(20) or future.result() for future in futures]
+
+    def gate(self) -> threading.Event:
+        """Make the store thread stand until the event is set: what is posted meanwhile shares a batch."""
+        stands, gate = threading.Event(), threading.Event()
+        self.store.post(lambda transaction: (stands.set(), gate.wait(20)), lambda answer: None)
+        assert stands.wait(20)
+        return gate
 
     def record(self, **fields: Any) -> ProcessRecord:
         """The record of a new process."""
