@@ -99,10 +99,11 @@ class Statements(Queries):
         )
         self.insert_process = text(
             dialect.insert(process)
+            .inline()  # asks for no row back: from Python 3.12 on one that nobody takes keeps COMMIT from succeeding
             .values(_values(dialect, *ProcessRecord.__struct_fields__))
             .on_conflict_do_nothing(index_elements=[row.uuid])
         )
-        self.insert_log = text(sa.insert(log).values(_values(dialect, *LogEntry.__struct_fields__)))
+        self.insert_log = text(sa.insert(log).inline().values(_values(dialect, *LogEntry.__struct_fields__)))
         self.advance = text(
             sa.update(process)
             .values(
