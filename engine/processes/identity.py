@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import linecache
 import os
 import sys
 import weakref
@@ -82,10 +83,21 @@ def _identify(target: Any) -> tuple[str, str | None]:
 
 def _source_hash(target: Any) -> str:
     try:
+        if _is_of_a_string(target):
+            raise OSError('made by exec()')
         source = inspect.getsource(inspect.unwrap(target))
     except (OSError, TypeError):
         source = f'no source: {os.getpid()}:{id(target)}'  # found again in this OS process only
     return hashlib.sha256(source.encode()).hexdigest()
+
+
+def _is_of_a_string(target: Any) -> bool:
+    """Whether the code comes from no file; from Python 3.13 on ``inspect`` finds other lines of the module then."""
+    members = vars(target).values() if isinstance(target, type) else [inspect.unwrap(target)]
+    functions = (getattr(member, '__func__', member) for member in members)
+    codes = (function.__code__ for function in functions if inspect.isfunction(function))
+    file = next((code.co_filename for code in codes), '')
+    return file.startswith('<') and not linecache.getlines(file)
 
 
 def _find_in_module(name: str, module_name: str, qualname: str) -> Any:
