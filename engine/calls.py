@@ -8,14 +8,11 @@ child did kept, also while the step that asked for it has to be run again.
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
-
-import msgspec
 
 from ..threads import WrongThread, wait, wait_on_loop
 from .errors import (
@@ -27,25 +24,18 @@ from .errors import (
     StepAborted,
     StoreError,
 )
-from .execution import RETRY_FIRST, RETRY_MOST, EngineParts
-from .exit_code import ExitCode
 from .faults import FaultPoint
 from .launch import compose, merge_inputs
 from .node import ProcessNode
+from .parts import RETRY_FIRST, RETRY_MOST, EngineParts
 from .pids import PidBlocks
-from .processes.functions import (
-    FunctionProcess,
-    ProcessFunction,
-    as_outputs,
-    as_returned,
-    process_class_of,
-)
-from .processes.visit import Host, Visit, current_visit, entered
-from .states import TERMINAL_STATES, ProcessState
-from .store.records import Advance, Fence, Held, Lost, ProcessRecord, Unit, Verdict
+from .processes.functions import as_returned
+from .processes.visit import Host, Visit, current_visit
+from .states import ProcessState
+from .store.records import Held, Lost, ProcessRecord, Unit, Verdict
 from .store.store_thread import Failure
 from .terminations import End
-from .values import dump_exception, load_exception
+from .values import load_exception
 
 __all__ = ['Calls']
 
@@ -71,15 +61,16 @@ class Calls:
 
     # -- starting ------------------------------------------------------------------------------------------
 
-    def _compose(
+    def compose(
         self, target: Any, given: Mapping[str, Any], visit: Visit | None, number: int, *, blocking: bool
     ) -> ProcessRecord:
+        """The record of a new process that this code, or call ``number`` of the visit, starts."""
         if visit is None:
             call, origin, nesting = None, self._engine_id, 0
         else:
             call, origin = (visit.pid, visit.number, number), visit.origin
             nesting = visit.nesting + 1 if blocking else visit.nesting
-        return self._patiently(
+        return self.patiently(
             visit,
             lambda: compose(
                 target,
@@ -103,8 +94,8 @@ class Calls:
             return node
         if visit.is_dead:
             visit.check()
-        record = self._compose(target, given, visit, visit.take_call_number(), blocking=False)
-        recorded = self._recorded(visit, record)
+        record = self.compose(target, given, visit, visit.take_call_number(), blocking=False)
+        recorded = self.recorded(visit, record)
         if recorded is not None:  # the step made this call with run() before, whose children are there at once
             return ProcessNode(recorded.pid, self._parts.source, recorded)
         visit.children.append(record)
@@ -116,36 +107,36 @@ class Calls:
         :param blocking: whether the calling thread is about to wait for it.
         :returns: its node, and the future of its end.
         """
-        visit = self._visit()
+        visit = self.visit_here()
         number = -1 if visit is None else visit.take_call_number()
-        record = self._compose(target, given, visit, number, blocking=blocking)
-        recorded = self._recorded(visit, record)
+        record = self.compose(target, given, visit, number, blocking=blocking)
+        recorded = self.recorded(visit, record)
         if recorded is not None:
-            return self._attach(recorded)
+            return self.attach(recorded)
         node = ProcessNode(record.pid, self._parts.source, record)
         unit = Unit(fence=None if visit is None else visit.fence, create=(record,))
         if record.key is not None or not blocking:
-            held = self._held(visit, self._commit(unit, visit))
+            held = self.held(visit, self.commit(unit, visit))
             self._parts.faults.hit(FaultPoint.CALL_RECORDED if visit else FaultPoint.SUBMIT_POSTED)
             if held.attached is not None:
-                return self._attach(held.attached)
+                return self.attach(held.attached)
             return node, self.end_of(node)
         return node, self._post_and_expect(visit, record, unit)
 
     async def start_async(self, target: Any, given: Mapping[str, Any]) -> tuple[ProcessNode, End]:
         """:meth:`start` for a caller on a loop: validated here and now, and posted."""
-        visit = self._visit()
+        visit = self.visit_here()
         number = -1 if visit is None else visit.take_call_number()
-        record = self._compose(target, given, visit, number, blocking=False)
-        recorded = self._recorded(visit, record)
+        record = self.compose(target, given, visit, number, blocking=False)
+        recorded = self.recorded(visit, record)
         if recorded is not None:
-            return self._attach(recorded)
+            return self.attach(recorded)
         node = ProcessNode(record.pid, self._parts.source, record)
         unit = Unit(fence=None if visit is None else visit.fence, create=(record,))
         if record.key is not None:
-            held = self._held(visit, await wait_on_loop(self._parts.store.commit(unit)))
+            held = self.held(visit, await wait_on_loop(self._parts.store.commit(unit)))
             if held.attached is not None:
-                return self._attach(held.attached)
+                return self.attach(held.attached)
             return node, self.end_of(node)
         return node, self._post_and_expect(visit, record, unit)
 
@@ -158,7 +149,7 @@ class Calls:
             if isinstance(verdict, Failure):
                 terminations.fail(pid, verdict.error)
             elif isinstance(verdict, Lost) and visit is not None:
-                terminations.fail(pid, _lost(visit.pid, verdict))
+                terminations.fail(pid, lost(visit.pid, verdict))
 
         try:
             self._parts.store.post(unit, written)
@@ -168,19 +159,21 @@ class Calls:
         self._parts.faults.hit(FaultPoint.CALL_RECORDED if visit else FaultPoint.SUBMIT_POSTED)
         return ended
 
-    def _visit(self) -> Visit | None:
+    def visit_here(self) -> Visit | None:
+        """The visit that the calling code belongs to, if it is one of this engine's; raises what unwinds it."""
         visit = current_visit()
         if visit is None or visit.host is not self._host:
             return None
         visit.check()
         return visit
 
-    def _commit(self, unit: Unit, visit: Visit | None) -> Verdict:
-        return self._patiently(
+    def commit(self, unit: Unit, visit: Visit | None) -> Verdict:
+        """Write a unit and wait until it is durable."""
+        return self.patiently(
             visit, lambda: wait(self._parts.store.commit(unit), what='run()', instead=_RUN_INSTEAD)
         )
 
-    def _patiently(self, visit: Visit | None, attempt: Callable[[], T]) -> T:
+    def patiently(self, visit: Visit | None, attempt: Callable[[], T]) -> T:
         """Inside a process a store that cannot write is waited for, since that is no verdict on the process.
 
         Plain code gets the error; nothing of the attempt counts then.
@@ -204,14 +197,15 @@ class Calls:
             except WrongThread:  # a coroutine step must not hold its loop
                 raise error from None
 
-    def _held(self, visit: Visit | None, verdict: Verdict) -> Held:
+    def held(self, visit: Visit | None, verdict: Verdict) -> Held:
+        """The verdict on a unit of this visit's, unless the visit has lost its process."""
         if isinstance(verdict, Held):
             return verdict
         if visit is None:
             raise RuntimeError('a unit without a fence was refused')
-        raise _lost(visit.pid, verdict)
+        raise lost(visit.pid, verdict)
 
-    def _recorded(self, visit: Visit | None, record: ProcessRecord) -> ProcessRecord | None:
+    def recorded(self, visit: Visit | None, record: ProcessRecord) -> ProcessRecord | None:
         """What an earlier execution of this step recorded for the same call."""
         if visit is None or not visit.replayed or record.call_number is None:
             return None
@@ -225,7 +219,8 @@ class Calls:
             f'restore the code it began with'
         )
 
-    def _attach(self, record: ProcessRecord) -> tuple[ProcessNode, End]:
+    def attach(self, record: ProcessRecord) -> tuple[ProcessNode, End]:
+        """The node of a process that is there already, and the future of its end."""
         node = ProcessNode(record.pid, self._parts.source, record)
         return node, self.end_of(node)
 
@@ -245,7 +240,7 @@ class Calls:
 
         :raises TimeoutError: it has not ended in time.
         """
-        visit = self._visit()
+        visit = self.visit_here()
         self.refuse_unborn(node, what)
         try:
             if visit is None:
@@ -265,7 +260,7 @@ class Calls:
 
     def _start_again(self, visit: Visit, node: ProcessNode) -> None:
         """Write a child whose creation was posted and which the store could not take then, and wait for it."""
-        self._held(visit, self._commit(Unit(fence=visit.fence, create=(node._fixed(),)), visit))
+        self.held(visit, self.commit(Unit(fence=visit.fence, create=(node._fixed(),)), visit))
         ended = self.end_of(node)
         try:
             with visit.blocking_on(ended), self._parts.steps.blocked():
@@ -279,7 +274,7 @@ class Calls:
 
         :raises RuntimeError: it would.
         """
-        visit = self._visit()
+        visit = self.visit_here()
         if visit is not None and any(record.pid == node.pid for record in visit.children):
             raise RuntimeError(
                 f'{what} would wait for ever: process {node.pid} begins when the step that submitted it has ended; '
@@ -304,165 +299,6 @@ class Calls:
         """What an ended process function had returned, or what it raised."""
         outputs = self.outcome(node)
         return as_returned(outputs if node._row().outputs is not None else None)
-
-    # -- process functions -----------------------------------------------------------------------------------
-
-    def call_function(
-        self, function: ProcessFunction[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[Any, ProcessNode]:
-        """Run a process function in the calling thread; only its records are posted.
-
-        :returns: what the function returned (on a replay or an attached key: what it had returned), see
-            :func:`~.processes.functions.calcfunction`, and its node.
-        """
-        given = function.bind(tuple(args), kwargs)
-        visit = self._visit()
-        number = -1 if visit is None else visit.take_call_number()
-        composed = self._compose(function, given, visit, number, blocking=True)
-        recorded = self._recorded(visit, composed)
-        if recorded is None:
-            record = msgspec.structs.replace(
-                composed,
-                driven=0 if visit is None else 1,
-                state=ProcessState.RUNNING,
-                owner=self._engine_id,
-                epoch=1,
-            )
-            unit = Unit(fence=None if visit is None else visit.fence, create=(record,))
-            # Before the commit: whoever kills it from then on finds the visit to be told.
-            inner = self._visit_of(record)
-            self._parts.dispatcher.begin_visit(inner)
-            try:
-                held = self._held(visit, self._commit(unit, visit))
-            except BaseException as error:
-                self._parts.dispatcher.left(*inner.claim)
-                if isinstance(error, KeyboardInterrupt):
-                    self.interrupted(record.pid)
-                raise
-            self._parts.faults.hit(FaultPoint.CALL_RECORDED)
-            if held.attached is None:
-                return self._drive(function, record, inner)
-            self._parts.dispatcher.left(*inner.claim)
-            recorded = held.attached
-        elif recorded.state not in TERMINAL_STATES:
-            pid = recorded.pid
-            claimed = self._patiently(
-                visit, lambda: self._parts.store.call(lambda transaction: transaction.claim_driven(pid)).result()
-            )
-            if claimed is not None:
-                return self._drive(function, claimed, self._visit_of(claimed))
-        node, ended = self._attach(recorded)
-        try:
-            self.wait_for(node, ended, None, f'{function.__name__}()', 'await asyncio.to_thread(...)')
-            return self.returned(node), node
-        finally:
-            self._parts.terminations.forget(node.pid, ended)
-
-    def _visit_of(self, record: ProcessRecord) -> Visit:
-        return Visit(
-            host=self._host,
-            fence=Fence(record.pid, record.epoch, record.version),
-            number=record.visit,
-            origin=record.origin,
-            nesting=record.nesting,
-            replayed=record.epoch > 1,
-        )
-
-    def _drive(
-        self, function: ProcessFunction[..., Any], record: ProcessRecord, visit: Visit
-    ) -> tuple[Any, ProcessNode]:
-        """Run a claimed function here, as a visit of its own inside the caller's."""
-        codec, pid = self._parts.source.codec, record.pid
-        node = ProcessNode(pid, self._parts.source, record)
-        process_class = process_class_of(function)
-        process = process_class(node=node, inputs=codec.decode(record.inputs), outputs={})
-        if not isinstance(process, FunctionProcess):
-            raise TypeError(f'{function!r} is no process function')
-        process._visit = visit
-        try:
-            try:
-                if not self._parts.dispatcher.begin_visit(visit) or self._was_killed(record):
-                    raise StepAborted(f'process {pid} must not begin')
-                return self._drive_visit(process, visit), node
-            finally:
-                self._parts.dispatcher.left(*visit.claim)
-        except KeyboardInterrupt:
-            self.interrupted(pid)
-            raise
-        except StepAborted as abort:
-            # The caller may go on without it, or be parked: whoever replays the caller must be able to take it.
-            with contextlib.suppress(EngineStopped):  # the engine's own end releases all that it owns
-                self._parts.store.call(lambda transaction: transaction.release(visit.fence))
-            raise self._as_seen_outside(pid, abort) from abort
-
-    def _was_killed(self, record: ProcessRecord) -> bool:
-        """Whether a function that was claimed anew was killed before its visit could be told."""
-        if record.epoch == 1:
-            return False
-        return self._parts.source.reader.process(record.pid).state == ProcessState.KILLED
-
-    def _as_seen_outside(self, pid: int, abort: StepAborted) -> BaseException:
-        """What the caller of a function is told whose result does not count: an abort unwinds only what is aborted."""
-        caller = current_visit()
-        if caller is not None and caller.aborted is not None:
-            return abort
-        record = self._parts.source.reader.process(pid)
-        if record.state == ProcessState.KILLED:
-            return KilledError(f'process {pid} ({record.process_label}) was killed: {record.exit_message}')
-        if caller is None and self._parts.dispatcher.is_closed:
-            return EngineStopped(
-                f'the engine stopped before process {pid} ({record.process_label}) ended; it stays runnable in the '
-                f'store and goes on when an engine claims it'
-            )
-        return abort
-
-    def _drive_visit(self, process: FunctionProcess, visit: Visit) -> Any:
-        try:
-            with entered(visit):
-                returned = contextvars.copy_context().run(process.call)
-                exit_code = returned if isinstance(returned, ExitCode) else ExitCode()
-                if not isinstance(returned, ExitCode):
-                    process.out_many(as_outputs(returned))
-            self._parts.faults.hit(FaultPoint.FUNCTION_RETURNED)
-            # Without a row's outputs a replay returns None, as the function did.
-            values = None if returned is None else process._outputs
-            outputs = None if values is None else self._encoded(visit, values)
-        except (StepAborted, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            if visit.is_dead:
-                visit.check()
-            self._end(visit, Advance(ProcessState.EXCEPTED, visit.number + 1, exception=dump_exception(error)))
-            raise
-        if visit.is_dead:
-            visit.check()
-        self._end(
-            visit,
-            Advance(
-                ProcessState.FINISHED,
-                visit.number + 1,
-                outputs=outputs,
-                exit_status=exit_code.status,
-                exit_message=exit_code.message,
-            ),
-        )
-        return as_returned(values)
-
-    def _encoded(self, visit: Visit, values: Mapping[str, Any]) -> str:
-        return self._patiently(visit, lambda: self._parts.source.codec.encode(values, 'outputs'))
-
-    def _end(self, visit: Visit, advance: Advance) -> None:
-        unit = Unit(
-            fence=visit.fence,
-            advance=advance,
-            create=tuple(visit.children) if advance.state == ProcessState.FINISHED else (),
-            log=tuple(visit.log),
-            kept_calls=frozenset(visit.asked) if visit.replayed else None,
-        )
-        verdict = self._commit(unit, visit)
-        if isinstance(verdict, Lost):
-            raise _lost(visit.pid, verdict)
-        self._parts.faults.hit(FaultPoint.ENDED)
 
     # -- intents -----------------------------------------------------------------------------------------------
 
@@ -490,7 +326,8 @@ class Calls:
             )
 
 
-def _lost(pid: int, verdict: Lost) -> StepAborted:
+def lost(pid: int, verdict: Lost) -> StepAborted:
+    """What unwinds a step whose row has moved on."""
     if verdict.state == ProcessState.KILLED:
         return StepAborted(f'process {pid} was killed: {verdict.message}')
     return LeaseLost(f"process {pid} is no longer this engine's (it is {verdict.state}); its step counts for nothing")

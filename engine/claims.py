@@ -18,8 +18,8 @@ from .states import TERMINAL_STATES
 from .store.records import ProcessRecord
 
 if TYPE_CHECKING:
-    from .execution import EngineParts
     from .membership import Membership
+    from .parts import EngineParts
 
 __all__ = ['Claims']
 

@@ -99,7 +99,7 @@ def _stop(engine: Engine) -> None:
 def _patience(engine: Engine) -> float:
     if engine.in_haste:
         return HASTE
-    visits = engine.dispatcher.visits()
+    visits = engine.core.dispatcher.visits()
     return KILLED_PATIENCE if visits and all(visit.is_dead for visit in visits) else EXIT_PATIENCE
 
 

@@ -14,14 +14,15 @@ import functools
 import logging
 import random
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..threads import Bridge, Forked, LoopClosed, StartFailed, StepThreads
+from ..threads import Bridge, Forked, LoopClosed, StartFailed
 from .errors import EngineStopped, ReplayMismatch, StepAborted, StoreError, TreadleError
-from .faults import FaultPoint, Faults
-from .node import ProcessNode, Source
+from .faults import FaultPoint
+from .node import ProcessNode
+from .parts import RETRY_FIRST, RETRY_MOST, EngineParts
 from .processes.functions import process_class_of
 from .processes.identity import find
 from .processes.machine import (
@@ -44,39 +45,13 @@ from .processes.visit import Host, Visit, entered
 from .processes.workchain import OutlineChanged
 from .states import ProcessState
 from .store.records import Advance, Fence, Held, ProcessRecord, Unit
-from .store.store_thread import Failure, StoreThread
+from .store.store_thread import Failure
 from .values import dump_exception
 
 if TYPE_CHECKING:
-    from .aborts import Aborts
-    from .dispatcher import Dispatcher
-    from .terminations import Terminations
+    pass
 
 LOGGER = logging.getLogger(__name__)
-
-#: Seconds before a unit that the store could not write is tried again: first, and at most.
-RETRY_FIRST, RETRY_MOST = 0.1, 10.0
-
-
-class EngineParts(Protocol):
-    """What an execution needs of the engine around it."""
-
-    store: StoreThread
-    steps: StepThreads
-    dispatcher: Dispatcher
-    terminations: Terminations
-    aborts: Aborts
-    source: Source
-    faults: Faults
-
-    def park(self, pid: int, reason: str) -> None:
-        """Do not claim this process again; tell whoever waits for it."""
-
-    def why_parked(self, pid: int) -> str | None:
-        """Why this engine does not go on with a process, if it does not."""
-
-    def has_room(self) -> None:
-        """A process has left; see whether others can be claimed."""
 
 
 class Execution:

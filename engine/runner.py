@@ -8,8 +8,9 @@ import logging
 from collections.abc import Sequence
 
 from ..threads import LoopThread, Mailbox
-from .execution import EngineParts, Execution
+from .execution import Execution
 from .faults import FaultPoint
+from .parts import EngineParts
 from .processes.visit import Host
 from .store.records import ProcessRecord
 

@@ -199,7 +199,7 @@ def test_cancelling_an_awaited_run_leaves_the_process_running(engine, on_loop, g
     on_loop(host())
     (node,) = engine.query(process_label='Gate')
     assert not node.is_terminated
-    assert engine.terminations.awaited() == []
+    assert engine.core.terminations.awaited() == []
     gate.open.set()
     assert engine.wait(node, timeout=PATIENCE).is_finished_ok
 
@@ -336,7 +336,7 @@ def test_waiting_for_several(engine, gate):
         engine.wait(blocked, timeout=0.05)
     with pytest.raises(TimeoutError):
         engine.wait([*nodes, blocked], timeout=0)
-    assert engine.terminations.awaited() == []
+    assert engine.core.terminations.awaited() == []
     gate.open.set()
     assert engine.wait(blocked, timeout=PATIENCE).is_finished_ok
 
@@ -351,9 +351,9 @@ def test_futures_of_ends(engine, gate):
     node = engine.submit(Gate)
     first, second = engine.future(node.pid), engine.future(node)
     assert first.cancel()
-    assert engine.terminations.awaited() == [node.pid]
+    assert engine.core.terminations.awaited() == [node.pid]
     assert second.cancel()
-    assert engine.terminations.awaited() == []  # nothing is left of a future that was cancelled
+    assert engine.core.terminations.awaited() == []  # nothing is left of a future that was cancelled
     third = engine.future(node)
     gate.open.set()
     assert third.result(PATIENCE).is_finished_ok

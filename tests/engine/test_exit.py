@@ -200,7 +200,7 @@ while not (HERE / 'effects').exists():
 engine = default_engine()
 node = engine.load(1)
 engine.run(Chain)
-print(node.state, engine._claims.parked.get(1))
+print(node.state, engine.core.claims.parked.get(1))
 """
     ended = scripts.run(HEADER.replace("self.out('n', 1)", "self.out('n', 2)") + look)
     assert ended.code == 0
@@ -249,7 +249,7 @@ else:
     blocked = [node for node in engine.query() if not node.is_terminated]
     run(Chain)
     for node in blocked:
-        print(node.process_label, node.state, node.exception, engine._claims.parked[node.pid])
+        print(node.process_label, node.state, node.exception, engine.core.claims.parked[node.pid])
 """
     script = scripts.begin(text)
     script.wait_for('blocking local')

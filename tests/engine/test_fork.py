@@ -85,7 +85,7 @@ with Engine(f'sqlite:///{HERE}/explicit.db', name='explicit') as engine:
     assert engine.run(Double, n=2) == {'n': 4}
     # Another engine sees that the parent's lives: it takes nothing away from it.
     with Engine(f'sqlite:///{HERE}/explicit.db') as other:
-        assert len(other.source.reader.live_engines()) == 2
+        assert len(other.core.source.reader.live_engines()) == 2
 """)
     assert (ended.code, ended.err) == (0, '')
     assert ended.out == 'refused 13\nlocks 1\n'

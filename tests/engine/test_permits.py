@@ -137,7 +137,7 @@ def test_a_thousand_waiting_parents_hold_no_thread_on_one_worker(make_engine):
     top = engine.submit(Many, n=1000, gate=gate)
     until(lambda: len(engine.query(states=['finished'], process_label='Child')) == 1000)
     until(lambda: len(engine.query(states=['waiting'], process_label='Waiting')) == 1000)
-    until(lambda: engine.dispatcher.held == 1)  # the gate
+    until(lambda: engine.core.dispatcher.held == 1)  # the gate
     assert len(step_threads()) <= 2 + 1  # one more may be looking for work
     assert len([thread for thread in threading.enumerate() if thread.name.startswith('treadle')]) <= 8
     assert top.state == 'waiting'
@@ -163,14 +163,14 @@ def test_ten_thousand_blocked_steps_stay_within_the_permits_and_within_memory(ma
     until(lambda: top.state == 'waiting')
     assert not Gate.entered.acquire(timeout=0.2)  # a fifth step never begins
     assert len(step_threads()) <= 4 + 1
-    assert engine.dispatcher.held <= 256  # the others are rows
+    assert engine.core.dispatcher.held <= 256  # the others are rows
     tracemalloc.start()
     try:
         before = tracemalloc.take_snapshot()
         assert engine.kill(top)
         Gate.open.set()
         assert engine.wait(top, timeout=PATIENCE).is_killed
-        until(lambda: engine.dispatcher.held == 0)
+        until(lambda: engine.core.dispatcher.held == 0)
         grown = sum(entry.size_diff for entry in tracemalloc.take_snapshot().compare_to(before, 'filename'))
     finally:
         tracemalloc.stop()
@@ -212,4 +212,4 @@ def test_blocked_parents_do_not_pile_up_threads(make_engine):
         counter.join()
     assert [node.outputs.n for node in ended] == list(range(200))
     assert most <= 100, f'{most} threads for 4 permits and 200 parents'
-    assert engine.steps.blocked_count == 0
+    assert engine.core.steps.blocked_count == 0

@@ -89,7 +89,7 @@ def stop_in_background(engine, timeout=PATIENCE):
     stopped = pool.submit(engine.stop, timeout)
     pool.shutdown(wait=False)
     pause = threading.Event()
-    while not engine.dispatcher.is_closed:
+    while not engine.core.dispatcher.is_closed:
         pause.wait(0.001)
     return stopped
 
@@ -306,7 +306,7 @@ def test_clients_that_submit_while_the_engine_stops_get_a_durable_process_or_an_
             clients = [pool.submit(client, number) for number in range(16)]
             ready.wait(PATIENCE)
             pause = threading.Event()
-            while engine.dispatcher.held == 0:
+            while engine.core.dispatcher.held == 0:
                 pause.wait(0.001)
             pause.wait(0.05 * round_)
             engine.stop()
@@ -327,7 +327,7 @@ def test_an_engine_stopped_while_it_starts(store):
     with ThreadPoolExecutor(2) as pool:
         starting = pool.submit(engine.start)
         pause = threading.Event()
-        while engine._state == 'new':
+        while engine.core.state == 'new':
             pause.wait(0)
         pool.submit(engine.stop).result(PATIENCE)
         assert starting.exception(PATIENCE) is None

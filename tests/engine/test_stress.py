@@ -118,14 +118,14 @@ def check(engine):
     engine.wait(open_, PATIENCE)
     assert engine.query(states=['created', 'running', 'waiting', 'excepted']) == []
     assert engine.unfinished() == []
-    assert engine.terminations.awaited() == []
+    assert engine.core.terminations.awaited() == []
     until = time.monotonic() + PATIENCE
-    while engine.dispatcher.held and time.monotonic() < until:
+    while engine.core.dispatcher.held and time.monotonic() < until:
         threading.Event().wait(0.01)
-    assert engine.dispatcher.held == 0
-    assert engine.steps.blocked_count == 0
-    assert engine.dispatcher._killed == set()
-    assert engine.dispatcher._endings == {}
+    assert engine.core.dispatcher.held == 0
+    assert engine.core.steps.blocked_count == 0
+    assert engine.core.dispatcher._killed == set()
+    assert engine.core.dispatcher._endings == {}
 
 
 def test_sixty_four_clients(make_engine):

@@ -126,21 +126,21 @@ def test_a_process_that_is_killed_in_the_commit_that_makes_it_never_begins(
         engine.run(Leaf)
         signals.executed.clear()
         stands, gate, posted = threading.Event(), threading.Event(), threading.Event()
-        post = engine.store.post
+        post = engine.core.store.post
 
         def watched(operation: Any, reply: Any) -> None:
             post(operation, reply)
             if isinstance(operation, Unit) and operation.create:
                 posted.set()
 
-        monkeypatch.setattr(engine.store, 'post', watched)
+        monkeypatch.setattr(engine.core.store, 'post', watched)
         post(lambda transaction: (stands.set(), gate.wait(PATIENCE)), lambda answer: None)
         assert stands.wait(PATIENCE)
         submitting = threading.Thread(target=lambda: engine.submit(Leaf, metadata={'key': 'k'}))
         submitting.start()
         assert posted.wait(PATIENCE)
         # Behind it while the store thread stands, so both are in the next transaction.
-        killed = engine.store.call(lambda transaction: transaction.kill(list(range(1, 10)), 'at birth'))
+        killed = engine.core.store.call(lambda transaction: transaction.kill(list(range(1, 10)), 'at birth'))
         gate.set()
         assert len(killed.result(PATIENCE)) == 1
         submitting.join()
@@ -210,7 +210,7 @@ def test_claims_that_are_committed_while_the_engine_stops_stay_runnable(url: str
         # The claim is written and not committed; the workers close before it is.
         stopping = threading.Thread(target=engine.stop)
         stopping.start()
-        for runner in engine._runners:
+        for runner in engine.core._runners:
             while not runner._mailbox.closed:
                 stopping.join(0.001)
         block.release()

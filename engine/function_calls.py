@@ -1,0 +1,213 @@
+"""Process functions that are called: they run in the calling thread, and only their records are posted.
+
+Such a call is a process with one visit, inside the caller's. Its row is committed as running, and owned by this engine,
+before the function begins; the end is committed before the call returns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from .calls import Calls, lost
+from .errors import EngineStopped, KilledError, StepAborted
+from .exit_code import ExitCode
+from .faults import FaultPoint
+from .node import ProcessNode
+from .parts import EngineParts
+from .processes.functions import (
+    FunctionProcess,
+    ProcessFunction,
+    as_outputs,
+    as_returned,
+    process_class_of,
+)
+from .processes.visit import Host, Visit, current_visit, entered
+from .states import TERMINAL_STATES, ProcessState
+from .store.records import Advance, Fence, Lost, ProcessRecord, Unit
+from .values import dump_exception
+
+__all__ = ['FunctionCalls']
+
+
+class FunctionCalls:
+    """Runs process functions for whoever calls them.
+
+    :param calls: starts and waits, as for any other process.
+    """
+
+    def __init__(self, *, parts: EngineParts, host: Host, calls: Calls, engine_id: int) -> None:
+        self._parts = parts
+        self._host = host
+        self._calls = calls
+        self._engine_id = engine_id
+
+    def call(
+        self, function: ProcessFunction[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, ProcessNode]:
+        """Run a process function in the calling thread; only its records are posted.
+
+        :returns: what the function returned (on a replay or an attached key: what it had returned), see
+            :func:`~.processes.functions.calcfunction`, and its node.
+        """
+        given = function.bind(tuple(args), kwargs)
+        visit = self._calls.visit_here()
+        number = -1 if visit is None else visit.take_call_number()
+        composed = self._calls.compose(function, given, visit, number, blocking=True)
+        recorded = self._calls.recorded(visit, composed)
+        if recorded is None:
+            record = self._as_running(composed, visit)
+            inner = self._visit_of(record)
+            attached = self._put_on_record(record, inner, visit)
+            if attached is None:
+                return self._drive(function, record, inner)
+            recorded = attached
+        elif recorded.state not in TERMINAL_STATES:
+            pid = recorded.pid
+            claimed = self._calls.patiently(
+                visit, lambda: self._parts.store.call(lambda transaction: transaction.claim_driven(pid)).result()
+            )
+            if claimed is not None:
+                return self._drive(function, claimed, self._visit_of(claimed))
+        node, ended = self._calls.attach(recorded)
+        try:
+            self._calls.wait_for(node, ended, None, f'{function.__name__}()', 'await asyncio.to_thread(...)')
+            return self._calls.returned(node), node
+        finally:
+            self._parts.terminations.forget(node.pid, ended)
+
+    def _as_running(self, record: ProcessRecord, caller: Visit | None) -> ProcessRecord:
+        return msgspec.structs.replace(
+            record,
+            driven=0 if caller is None else 1,
+            state=ProcessState.RUNNING,
+            owner=self._engine_id,
+            epoch=1,
+        )
+
+    def _put_on_record(self, record: ProcessRecord, inner: Visit, caller: Visit | None) -> ProcessRecord | None:
+        """Commit the call; returns the process that holds its key, if there is one."""
+        unit = Unit(fence=None if caller is None else caller.fence, create=(record,))
+        # Before the commit: whoever kills it from then on finds the visit to be told.
+        self._parts.dispatcher.begin_visit(inner)
+        try:
+            held = self._calls.held(caller, self._calls.commit(unit, caller))
+        except BaseException as error:
+            self._parts.dispatcher.left(*inner.claim)
+            if isinstance(error, KeyboardInterrupt):
+                self._calls.interrupted(record.pid)
+            raise
+        self._parts.faults.hit(FaultPoint.CALL_RECORDED)
+        if held.attached is not None:
+            self._parts.dispatcher.left(*inner.claim)
+        return held.attached
+
+    def _visit_of(self, record: ProcessRecord) -> Visit:
+        return Visit(
+            host=self._host,
+            fence=Fence(record.pid, record.epoch, record.version),
+            number=record.visit,
+            origin=record.origin,
+            nesting=record.nesting,
+            replayed=record.epoch > 1,
+        )
+
+    def _drive(
+        self, function: ProcessFunction[..., Any], record: ProcessRecord, visit: Visit
+    ) -> tuple[Any, ProcessNode]:
+        """Run a claimed function here, as a visit of its own inside the caller's."""
+        codec, pid = self._parts.source.codec, record.pid
+        node = ProcessNode(pid, self._parts.source, record)
+        process_class = process_class_of(function)
+        process = process_class(node=node, inputs=codec.decode(record.inputs), outputs={})
+        if not isinstance(process, FunctionProcess):
+            raise TypeError(f'{function!r} is no process function')
+        process._visit = visit
+        try:
+            try:
+                if not self._parts.dispatcher.begin_visit(visit) or self._was_killed(record):
+                    raise StepAborted(f'process {pid} must not begin')
+                return self._drive_visit(process, visit), node
+            finally:
+                self._parts.dispatcher.left(*visit.claim)
+        except KeyboardInterrupt:
+            self._calls.interrupted(pid)
+            raise
+        except StepAborted as abort:
+            # The caller may go on without it, or be parked: whoever replays the caller must be able to take it.
+            with contextlib.suppress(EngineStopped):  # the engine's own end releases all that it owns
+                self._parts.store.call(lambda transaction: transaction.release(visit.fence))
+            raise self._as_seen_outside(pid, abort) from abort
+
+    def _was_killed(self, record: ProcessRecord) -> bool:
+        """Whether a function that was claimed anew was killed before its visit could be told."""
+        if record.epoch == 1:
+            return False
+        return self._parts.source.reader.process(record.pid).state == ProcessState.KILLED
+
+    def _as_seen_outside(self, pid: int, abort: StepAborted) -> BaseException:
+        """What the caller of a function is told whose result does not count: an abort unwinds only what is aborted."""
+        caller = current_visit()
+        if caller is not None and caller.aborted is not None:
+            return abort
+        record = self._parts.source.reader.process(pid)
+        if record.state == ProcessState.KILLED:
+            return KilledError(f'process {pid} ({record.process_label}) was killed: {record.exit_message}')
+        if caller is None and self._parts.dispatcher.is_closed:
+            return EngineStopped(
+                f'the engine stopped before process {pid} ({record.process_label}) ended; it stays runnable in the '
+                f'store and goes on when an engine claims it'
+            )
+        return abort
+
+    def _drive_visit(self, process: FunctionProcess, visit: Visit) -> Any:
+        try:
+            with entered(visit):
+                returned = contextvars.copy_context().run(process.call)
+                exit_code = returned if isinstance(returned, ExitCode) else ExitCode()
+                if not isinstance(returned, ExitCode):
+                    process.out_many(as_outputs(returned))
+            self._parts.faults.hit(FaultPoint.FUNCTION_RETURNED)
+            # Without a row's outputs a replay returns None, as the function did.
+            values = None if returned is None else process._outputs
+            outputs = None if values is None else self._encoded(visit, values)
+        except (StepAborted, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            if visit.is_dead:
+                visit.check()
+            self._end(visit, Advance(ProcessState.EXCEPTED, visit.number + 1, exception=dump_exception(error)))
+            raise
+        if visit.is_dead:
+            visit.check()
+        self._end(
+            visit,
+            Advance(
+                ProcessState.FINISHED,
+                visit.number + 1,
+                outputs=outputs,
+                exit_status=exit_code.status,
+                exit_message=exit_code.message,
+            ),
+        )
+        return as_returned(values)
+
+    def _encoded(self, visit: Visit, values: Mapping[str, Any]) -> str:
+        return self._calls.patiently(visit, lambda: self._parts.source.codec.encode(values, 'outputs'))
+
+    def _end(self, visit: Visit, advance: Advance) -> None:
+        unit = Unit(
+            fence=visit.fence,
+            advance=advance,
+            create=tuple(visit.children) if advance.state == ProcessState.FINISHED else (),
+            log=tuple(visit.log),
+            kept_calls=frozenset(visit.asked) if visit.replayed else None,
+        )
+        verdict = self._calls.commit(unit, visit)
+        if isinstance(verdict, Lost):
+            raise lost(visit.pid, verdict)
+        self._parts.faults.hit(FaultPoint.ENDED)
