@@ -35,8 +35,11 @@ if kind == 'fork':
         time.sleep(600)
     os.read(reading, 1)
 elif kind == 'multiprocessing':
-    process = multiprocessing.get_context('fork').Process(target=time.sleep, args=(600,))
+    context = multiprocessing.get_context('fork')
+    up = context.Event()  # what a child does first, such as letting go of the lock, it has done by then
+    process = context.Process(target=lambda: (up.set(), time.sleep(600)))
     process.start()
+    up.wait()
     child = process.pid
 elif kind == 'popen':
     process = subprocess.Popen(sleep, stdout=subprocess.PIPE, close_fds=False)
