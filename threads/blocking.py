@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import asyncio
 import threading
+import time
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -14,6 +15,9 @@ from .loop_thread import refuse_on_loop_thread
 from .relay import relay_of
 
 T = TypeVar('T')
+
+#: Seconds after which a wait on the main thread looks for signals that came in an unlucky moment.
+SIGNAL_GAP = 0.1
 
 
 def wait(
@@ -56,11 +60,21 @@ def wait(
 
 
 def _acquire(lock: _thread.LockType, timeout: float | None) -> None:
-    if timeout is None:
-        lock.acquire()
-    else:
-        # -1 would mean no timeout at all.
-        lock.acquire(timeout=min(max(timeout, 0.0), threading.TIMEOUT_MAX))
+    """Wait for the lock, or for ``timeout`` seconds.
+
+    A signal interrupts the wait only once the wait has begun: one that comes while the main thread hands over the
+    GIL, just before, is noted and does not wake it. So the main thread, which runs Python's signal handlers, comes
+    round now and then; a Ctrl-C in that gap, which is wide beside busy threads, is late by a moment and not by hours.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        # -1 means no timeout at all.
+        lock.acquire(timeout=-1 if timeout is None else min(max(timeout, 0.0), threading.TIMEOUT_MAX))
+        return
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        patience = SIGNAL_GAP if deadline is None else min(SIGNAL_GAP, deadline - time.monotonic())
+        if lock.acquire(timeout=max(patience, 0.0)) or patience < SIGNAL_GAP:
+            return
 
 
 def _refuse_deadlock(future: CrossingFuture[T], what: str, instead: str) -> None:

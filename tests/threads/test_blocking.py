@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import _thread
 import asyncio
 import concurrent.futures
 import os
@@ -204,3 +205,22 @@ def test_signal_handlers_may_post(loop_thread: LoopThread) -> None:
     loop_thread.bridge.call(int).result(5)
     assert sent
     assert seen
+
+
+def test_a_ctrl_c_that_did_not_wake_the_main_thread_is_noticed() -> None:
+    # What a signal does that comes just before the wait begins: it is noted, and nothing interrupts the wait.
+    waiting: Future[None] = Future()
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def interrupt() -> None:
+        while sys._current_frames()[main].f_code.co_name != '_acquire':
+            threading.Event().wait(0.001)
+        _thread.interrupt_main()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        wait(waiting)
+    thread.join()
+    assert not waiting.done()
