@@ -14,7 +14,7 @@ import functools
 import logging
 import random
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -48,9 +48,6 @@ from .store.records import Advance, Fence, Held, ProcessRecord, Unit
 from .store.store_thread import Failure
 from .values import dump_exception
 
-if TYPE_CHECKING:
-    pass
-
 LOGGER = logging.getLogger(__name__)
 
 
@@ -82,7 +79,7 @@ class Execution:
         self._unwritten: StepResult | None = None
         self._next_event: asyncio.Future[Event] | None = None
         self._parked_because = ''
-        self._retries = 0
+        self._retry_pause = RETRY_FIRST
         # Only the first step after a claim can be one that was begun before.
         self._may_be_replay = record.epoch > 1
 
@@ -157,11 +154,14 @@ class Execution:
             self._parts.steps.post(functools.partial(self._write, result), nesting=self._record.nesting)
         except LoopClosed:
             return StepWasAborted()
+        except StartFailed as error:
+            LOGGER.warning('process %d: its step is written when there is a thread for it: %s', self._record.pid, error)
+            return StoreFailed()
         return await self._next_event
 
     async def _pause(self) -> None:
-        pause = min(RETRY_MOST, RETRY_FIRST * 2**self._retries) * random.uniform(0.5, 1.0)
-        self._retries += 1
+        pause = self._retry_pause * random.uniform(0.5, 1.0)
+        self._retry_pause = min(2 * self._retry_pause, RETRY_MOST)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._is_stopping.wait(), pause)
 
@@ -297,6 +297,7 @@ class Execution:
         except StoreError as error:  # the disk does not take a large value; that is no verdict on the process
             LOGGER.error('process %d: its step could not be written: %s', self._record.pid, error)
             self._unwritten = result
+            self._end_visit()  # only its writing goes on, for which nobody needs to wait
             self._answer(StoreFailed())
             return
         except Exception as error:  # a value in ctx or outputs that cannot be stored
@@ -343,16 +344,14 @@ class Execution:
             raise RuntimeError('a step has ended without a process')
         ended = result.ending is Ending.FINISH
         saved = None if ended else process._save()
-        changed = process._outputs_changed
-        if changed:
-            self._outputs = codec.encode(process._outputs, 'outputs')
-            process._outputs_changed = False
+        # Nothing is noted here of what was encoded: if the rest cannot be, all of it is encoded anew.
+        outputs = codec.encode(process._outputs, 'outputs') if process._outputs_changed else None
         advance = Advance(
             state=result.ending.value,
             visit=self._visits + 1,
             step=result.next_step,
             checkpoint=None if saved is None else codec.encode(saved, 'self'),
-            outputs=self._outputs if changed else None,
+            outputs=outputs,
             exit_status=result.exit_code.status if ended else None,
             exit_message=result.exit_code.message if ended else None,
             awaiting=result.awaiting,
@@ -386,15 +385,18 @@ class Execution:
 
     def _written(self, verdict: Any) -> None:
         if isinstance(verdict, Held):
-            if self._unit is not None and self._life.state.is_terminal:
-                self._tell_end(self._unit, verdict)
-            if self._unit is not None and self._unit.advance is not None:
-                self._checkpoint = self._unit.advance.checkpoint
+            advance = None if self._unit is None else self._unit.advance
+            if advance is not None:
+                self._checkpoint = advance.checkpoint
+                if advance.outputs is not None:
+                    self._outputs = advance.outputs
+                if self._life.state.is_terminal:
+                    self._tell_end(advance, verdict)
             self._is_stale = True
             self._version = verdict.version
             self._visits += 1
             self._unit = None
-            self._retries = 0
+            self._retry_pause = RETRY_FIRST
             self._answer(Committed(satisfied=verdict.satisfied))
         elif isinstance(verdict, Failure):
             if not isinstance(verdict.error, EngineStopped):
@@ -403,11 +405,8 @@ class Execution:
         else:
             self._answer(Refused())
 
-    def _tell_end(self, unit: Unit, held: Held) -> None:
+    def _tell_end(self, advance: Advance, held: Held) -> None:
         """Whoever waits in this OS process need not read the row that has just been written."""
-        advance = unit.advance
-        if advance is None:
-            return
         self._parts.terminations.keep_final(
             msgspec.structs.replace(
                 self._record,

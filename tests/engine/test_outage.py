@@ -1,0 +1,126 @@
+"""A disk that does not take large values for a while: what a step has done is written later, all of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from treadle.engine import Engine, WorkChain, execution
+from treadle.engine.errors import StoreFull
+from treadle.engine.values import DiskObjects
+
+PATIENCE = 30.0
+#: So large that it goes among the large contents.
+LARGE = b'x' * 200_000
+
+
+class Outage:
+    """Refuses large contents ``times`` times, or until it is over."""
+
+    def __init__(self, put: Callable[..., str]) -> None:
+        self._put = put
+        self.refused, self.times = 0, 0
+        self.begun = threading.Event()
+
+    def put(self, objects: DiskObjects, source: Any) -> str:
+        if self.refused < self.times:
+            self.refused += 1
+            self.begun.set()
+            raise StoreFull('the disk is full; free some space')
+        return self._put(objects, source)
+
+
+@pytest.fixture
+def outage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Outage]:
+    outage = Outage(DiskObjects.put)
+    monkeypatch.setattr(DiskObjects, 'put', lambda self, source: outage.put(self, source))
+    yield outage
+    outage.times = 0
+
+
+class Keeps(WorkChain):
+    """Gives an output and keeps a large value in the same step."""
+
+    executed = 0
+
+    @classmethod
+    def define(cls, spec: Any) -> None:
+        super().define(spec)
+        spec.output('n', valid_type=int)
+        spec.outline(cls.keep, cls.look)
+
+    def keep(self) -> None:
+        type(self).executed += 1
+        self.out('n', 7)
+        self.ctx.large = LARGE
+
+    def look(self) -> int:
+        return int(self.ctx.large != LARGE)
+
+
+class Refused(WorkChain):
+    """Gives an output, and keeps what cannot be stored."""
+
+    @classmethod
+    def define(cls, spec: Any) -> None:
+        super().define(spec)
+        spec.output('n', valid_type=int)
+        spec.outline(cls.keep, cls.go_on)
+
+    def keep(self) -> None:
+        self.out('n', 7)
+        self.ctx.strange = object()
+
+    def go_on(self) -> None:
+        raise AssertionError('the step before was not committed')
+
+
+@pytest.fixture(autouse=True)
+def nothing_executed() -> None:
+    Keeps.executed = 0
+
+
+def test_the_outputs_of_a_step_are_in_the_store_though_its_context_was_refused_at_first(
+    engine: Engine, outage: Outage
+) -> None:
+    outage.times = 1
+    node = engine.wait(engine.submit(Keeps), PATIENCE)
+    assert (node.is_finished_ok, outage.refused, Keeps.executed) == (True, 1, 1)
+    assert dict(engine.load(node.pid).outputs) == {'n': 7}
+
+
+def test_an_outage_of_any_length_is_no_verdict(
+    engine: Engine, outage: Outage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many attempts as are made in three hours."""
+    node = engine.submit(Keeps)
+    assert engine.wait(node, PATIENCE).is_finished_ok
+    monkeypatch.setattr(execution, 'RETRY_FIRST', 0.0)
+    monkeypatch.setattr(execution, 'RETRY_MOST', 0.0)
+    outage.times = 1100
+    assert engine.wait(engine.submit(Keeps), PATIENCE).is_finished_ok
+    assert outage.refused == 1100
+
+
+def test_an_engine_stops_at_once_though_a_step_cannot_be_written(
+    make_engine: Callable[..., Engine], outage: Outage
+) -> None:
+    engine = make_engine()
+    outage.times = 1_000_000
+    node = engine.submit(Keeps)
+    assert outage.begun.wait(PATIENCE)
+    begun = time.monotonic()
+    engine.stop(PATIENCE)
+    assert time.monotonic() - begun < PATIENCE / 3, 'it waited for a step that was over'
+    outage.times = 0
+    assert make_engine().wait(node.pid, PATIENCE).outputs.n == 7
+
+
+def test_outputs_that_were_not_committed_are_seen_by_nobody(engine: Engine) -> None:
+    node = engine.wait(engine.submit(Refused), PATIENCE)
+    assert node.is_excepted
+    assert dict(node.outputs) == dict(engine.load(node.pid).outputs) == {}
