@@ -6,7 +6,6 @@ called from any thread; those that block refuse Treadle's own loops.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 import weakref
@@ -18,6 +17,7 @@ from typing import Any, Literal, Self, overload
 from ..threads import (
     WrongThread,
     refuse_on_loop_thread,
+    wait,
     wait_on_loop,
 )
 from .calls import Calls, remaining
@@ -25,6 +25,7 @@ from .core import Core
 from .errors import EngineStopped
 from .faults import Faults, NoFaults
 from .function_calls import FunctionCalls
+from .futures import HostFuture
 from .launch import merge_inputs
 from .node import ProcessNode
 from .pids import PidBlocks
@@ -37,7 +38,7 @@ from .values import Codec
 
 __all__ = ['Engine']
 
-LOGGER = logging.getLogger(__name__)
+_KILL_INSTEAD = 'await asyncio.to_thread(engine.kill, pid)'
 
 _started: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -291,29 +292,21 @@ class Engine:
     def future(self, pid: int | ProcessNode) -> Future[ProcessNode]:
         """A future of the final node; cancelling it leaves the process alone.
 
+        Its callbacks may block: they are called on a thread of their own.
+
         :raises ProcessNotFound: there is no such process.
         """
         calls = self._running()
         (node,) = self._nodes_of(pid)
-        final: Future[ProcessNode] = Future()
         ended = calls.end_of(node)
+        final = HostFuture(node, self.core.steps.post_beside)
+        final.when_cancelled(lambda: self.core.terminations.forget(node.pid, ended))
 
         def resolve(done: End) -> None:
             self.core.terminations.forget(node.pid, ended)
-            if final.set_running_or_notify_cancel():
-                error = done.exception()
-                if error is None:
-                    node._use(done.result())
-                    final.set_result(node)
-                else:
-                    final.set_exception(error)
-
-        def forget(done: Future[ProcessNode]) -> None:
-            if done.cancelled():
-                self.core.terminations.forget(node.pid, ended)
+            final.resolve(done)
 
         ended.add_done_callback(resolve)
-        final.add_done_callback(forget)
         return final
 
     def load(self, pid: int) -> ProcessNode:
@@ -366,10 +359,13 @@ class Engine:
 
         :returns: whether it was killed by this call; ``False`` when it had ended before.
         :raises ProcessNotFound: there is no such process.
+        :raises WrongThread: called on one of Treadle's loops.
         """
+        refuse_on_loop_thread('kill()', _KILL_INSTEAD)
         calls = self._running()
         (node,) = self._nodes_of(pid)
-        killed = calls.kill([node.pid], message or 'killed').result()
+        written = calls.kill([node.pid], message or 'killed')
+        killed = wait(written, what='kill()', instead=_KILL_INSTEAD)
         return node.pid in killed
 
     # -- for processes: see treadle.engine.processes.visit.Host ------------------------------------------------

@@ -522,3 +522,37 @@ def test_the_switch_interval_is_set_only_when_asked(make_engine):
         assert sys.getswitchinterval() == pytest.approx(0.001)
     finally:
         sys.setswitchinterval(before)
+
+
+def test_a_callback_of_a_future_may_block_in_the_engine(engine):
+    """It is not called on the thread that knows of the end first, which everything else waits for."""
+    ran = concurrent.futures.Future()
+
+    def call_the_engine(done):
+        ran.set_result((threading.current_thread().name, engine.run(Double, n=done.result().outputs.n)))
+
+    final = engine.future(engine.submit(Double, n=3))
+    final.add_done_callback(call_the_engine)
+    name, outputs = ran.result(PATIENCE)
+    assert outputs == {'n': 12}
+    assert name.startswith('treadle-step')
+    here = []
+    final.add_done_callback(lambda done: here.append(threading.current_thread()))
+    assert here == [threading.current_thread()]
+
+
+def test_a_callback_of_a_future_that_an_engine_leaves_behind(engine, gate):
+    called = concurrent.futures.Future()
+    engine.future(engine.submit(Gate)).add_done_callback(lambda done: called.set_result(done.exception()))
+    assert gate.entered.acquire(timeout=PATIENCE)
+    gate.open.set()
+    engine.core.terminations.close()
+    engine.stop()
+    assert isinstance(called.result(PATIENCE), EngineStopped)
+
+
+def test_kill_is_refused_on_a_loop_of_treadles(engine):
+    worker = next(thread for thread in loop_thread._live.values() if thread.name.startswith('treadle-worker'))
+    refused = worker.bridge.call(engine.kill, 1)
+    with pytest.raises(WrongThread, match=r'to_thread\(engine\.kill'):
+        refused.result(PATIENCE)
