@@ -15,6 +15,7 @@ from .errors import StoreError
 from .node import ProcessNode
 from .processes.functions import set_default_host
 from .processes.visit import clear_current, current_visit
+from .tracebacks import SHORT_TRACEBACK
 
 __all__ = ['default_engine', 'run', 'run_get_node', 'submit']
 
@@ -53,19 +54,22 @@ def run(process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any)
 
     Uses the engine that runs the present step, else the default engine.
     """
-    return current_engine().run(process, inputs, **kwargs)
+    with SHORT_TRACEBACK:
+        return current_engine().run(process, inputs, **kwargs)
 
 
 def run_get_node(
     process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any
 ) -> tuple[Any, ProcessNode]:
     """Like :func:`run`, and return the process's node too; see :meth:`Engine.run_get_node`."""
-    return current_engine().run_get_node(process, inputs, **kwargs)
+    with SHORT_TRACEBACK:
+        return current_engine().run_get_node(process, inputs, **kwargs)
 
 
 def submit(process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any) -> ProcessNode:
     """Start a process in the background, durable on return; see :meth:`Engine.submit`."""
-    return current_engine().submit(process, inputs, **kwargs)
+    with SHORT_TRACEBACK:
+        return current_engine().submit(process, inputs, **kwargs)
 
 
 def _stop_at_exit() -> None:

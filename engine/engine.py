@@ -34,6 +34,7 @@ from .processes.visit import Visit, current_visit
 from .states import ProcessState
 from .store.location import locate
 from .terminations import End
+from .tracebacks import SHORT_TRACEBACK
 from .values import Codec
 
 __all__ = ['Engine']
@@ -191,23 +192,25 @@ class Engine:
         Ctrl-C kills the process and its children durably, gives what their steps have started some seconds to end (see
         :func:`~treadle.engine.on_kill`), then raises :class:`KeyboardInterrupt`. A second Ctrl-C raises it at once.
         """
-        return self.run_get_node(process, inputs, **kwargs)[0]
+        with SHORT_TRACEBACK:
+            return self.run_get_node(process, inputs, **kwargs)[0]
 
     def run_get_node(
         self, process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any
     ) -> tuple[Any, ProcessNode]:
         """Like :meth:`run`, and return the process's node too."""
         refuse_on_loop_thread('run()', 'await engine.run_async()')
-        calls = self._running()
-        node, ended = calls.start(process, merge_inputs(inputs, kwargs), blocking=True)
-        try:
-            calls.wait_for(node, ended, None, 'run()', 'await engine.run_async()')
-            return _outcome(calls, process, node), node
-        except KeyboardInterrupt:
-            calls.interrupted(node.pid)
-            raise
-        finally:
-            self.core.terminations.forget(node.pid, ended)
+        with SHORT_TRACEBACK:
+            calls = self._running()
+            node, ended = calls.start(process, merge_inputs(inputs, kwargs), blocking=True)
+            try:
+                calls.wait_for(node, ended, None, 'run()', 'await engine.run_async()')
+                return _outcome(calls, process, node), node
+            except KeyboardInterrupt:
+                calls.interrupted(node.pid)
+                raise
+            finally:
+                self.core.terminations.forget(node.pid, ended)
 
     def submit(self, process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any) -> ProcessNode:
         """Start a process in the background; it is durable when this returns.
@@ -215,7 +218,8 @@ class Engine:
         Arguments and errors as for :meth:`run`.
         """
         refuse_on_loop_thread('submit()', 'await engine.run_async(), or self.submit() inside a step')
-        node, ended = self._running().start(process, merge_inputs(inputs, kwargs), blocking=False)
+        with SHORT_TRACEBACK:
+            node, ended = self._running().start(process, merge_inputs(inputs, kwargs), blocking=False)
         self.core.terminations.forget(node.pid, ended)
         return node
 
@@ -226,13 +230,14 @@ class Engine:
 
         Cancelling the call leaves the process running; kill it if that is what you want.
         """
-        calls = self._running()
-        node, ended = await calls.start_async(process, merge_inputs(inputs, kwargs))
-        try:
-            await self._await_end(node, ended)
-            return _outcome(calls, process, node)
-        finally:
-            self.core.terminations.forget(node.pid, ended)
+        with SHORT_TRACEBACK:
+            calls = self._running()
+            node, ended = await calls.start_async(process, merge_inputs(inputs, kwargs))
+            try:
+                await self._await_end(node, ended)
+                return _outcome(calls, process, node)
+            finally:
+                self.core.terminations.forget(node.pid, ended)
 
     # -- looking and waiting -----------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from concurrent.futures import Future, InvalidStateError
 
 from .errors import EngineStopped
 from .store.records import ProcessRecord
+from .tracebacks import shorten
 
 __all__ = ['End', 'Terminations']
 
@@ -62,6 +63,7 @@ class Terminations:
         """Remember the very object that a process raised, for whoever waits in this OS process."""
         with self._lock:
             if pid in self._futures:
+                shorten(error)
                 self._exceptions[pid] = error
 
     def keep_final(self, record: ProcessRecord) -> None:

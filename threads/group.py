@@ -191,7 +191,7 @@ class Group:
         others = [error for error in errors if not isinstance(error, StopTimeout)]
         if late:
             timeout = StopTimeout(
-                f'{self.name!r} did not stop in time: ' + '; '.join(str(error) for error in late),
+                f'{self.name} did not stop in time: ' + '; '.join(str(error) for error in late),
                 names=tuple(name for error in late for name in error.names),
             )
             if not others:

@@ -60,4 +60,4 @@ def _condition(engine: dict[str, Any]) -> str:
         return str(engine['ended'])
     if engine['alive'] is None:
         return 'it cannot be told from here whether it lives'
-    return 'alive' if engine['alive'] else 'dead; the process goes on when its script runs again'
+    return 'alive' if engine['alive'] else 'dead'

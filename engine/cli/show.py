@@ -141,6 +141,7 @@ def _facts(record: ProcessRecord, data: dict[str, Any]) -> Iterator[tuple[str, s
     yield 'lasted' if ended else 'lasts', duration(until - record.created_at)
     yield 'called by', '' if record.parent is None else str(record.parent)
     if data['owner'] is not None:
-        yield 'run by', f'engine {describe_engine(data["owner"])}'
+        dead = '' if data['owner']['alive'] is not False else '; the process goes on when its script runs again'
+        yield 'run by', f'engine {describe_engine(data["owner"])}{dead}'
     elif data['origin'] is not None:
-        yield 'submitted by', f'engine {describe_engine(data["origin"])}'
+        yield 'belongs to', f'engine {describe_engine(data["origin"])}'

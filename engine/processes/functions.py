@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 from ..errors import SpecError
 from ..exit_code import ExitCode
 from ..spec import ProcessSpec
+from ..tracebacks import SHORT_TRACEBACK
 from .process import Process
 from .visit import Host, current_visit
 
@@ -99,11 +100,13 @@ class ProcessFunction(Generic[P, R]):
         :raises ValidationError: the arguments do not fit.
         :raises Exception: what the function raised.
         """
-        return self.run_get_node(*args, **kwargs)[0]
+        with SHORT_TRACEBACK:
+            return self.run_get_node(*args, **kwargs)[0]
 
     def run_get_node(self, *args: P.args, **kwargs: P.kwargs) -> tuple[R, ProcessNode]:
         """Like a call, and return the process's node too."""
-        returned, node = _host().call_function(self, args, kwargs)
+        with SHORT_TRACEBACK:
+            returned, node = _host().call_function(self, args, kwargs)
         return returned, node
 
     def spec(self) -> ProcessSpec:

@@ -12,6 +12,7 @@ import msgspec
 
 from .. import errors
 from ..errors import CorruptValue, ProcessExcepted, UnstorableValue
+from ..tracebacks import shortened
 from .codec import Codec
 
 MAX_TEXT = 64 * 1024
@@ -255,7 +256,7 @@ def _message(exc: BaseException) -> str:
 
 def _format(exc: BaseException) -> str:
     try:
-        return _clean(''.join(traceback.format_exception(exc)))
+        return _clean(''.join(traceback.format_exception(type(exc), exc, shortened(exc))))
     except Exception as broken:  # so may what a traceback shows of it
         with contextlib.suppress(Exception):
             lines = ''.join(traceback.format_tb(exc.__traceback__))

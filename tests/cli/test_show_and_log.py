@@ -54,7 +54,7 @@ def test_a_process_in_words_without_its_classes(treadle, filled, pids):
         f'{pids["make_cell"]} make_cell, finished [0]',
     ):
         assert f'  {line}\n' in text
-    assert re.search(r"submitted by engine \d+ \('desk'\) on .*, OS process \d+: stopped\n", text)
+    assert re.search(r"belongs to +engine \d+ \('desk'\) on .*, OS process \d+: stopped\n", text)
     assert re.search(r'blob: <bytes, object [0-9a-f]{12}>\n', text)
     assert 'n' * 5000 not in text
     assert '(5002 characters, --full shows all)' in text
