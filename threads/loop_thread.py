@@ -200,7 +200,7 @@ class LoopThread:
             self._thread.join(timeout)
             if self._thread.is_alive():
                 raise StopTimeout(
-                    f'{self.name!r} did not stop within {timeout:g} s; it is at {top_of(self._thread)}'
+                    f'{self.name!r} did not stop within {timeout:.3g} s; it is at {top_of(self._thread)}'
                     f'{self._describe_tasks()}',
                     names=(self.name,),
                 )

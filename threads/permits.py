@@ -151,7 +151,7 @@ class StepThreads:
                 break
         if alive:
             raise StopTimeout(
-                f'{len(alive)} step(s) did not end within {timeout:g} s: '
+                f'{len(alive)} step(s) did not end within {timeout:.3g} s: '
                 + '; '.join(f'{each.name!r} is at {top_of(each)}' for each in alive),
                 names=tuple(each.name for each in alive),
             )

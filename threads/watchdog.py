@@ -110,7 +110,7 @@ class Watchdog:
         thread.join(timeout)
         if thread.is_alive():
             raise StopTimeout(
-                f'{self.name!r} did not stop within {timeout:g} s; it is at {top_of(thread)}', names=(self.name,)
+                f'{self.name!r} did not stop within {timeout:.3g} s; it is at {top_of(thread)}', names=(self.name,)
             )
 
     def check(self) -> None:

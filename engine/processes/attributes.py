@@ -21,7 +21,7 @@ class AttributeDict(dict[str, Any]):
         try:
             return self[name]
         except KeyError:
-            raise AttributeError(_no_such_key('it', name, self)) from None
+            raise AttributeError(_no_such_key('this dictionary', name, self)) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
         if hasattr(dict, name):
@@ -32,7 +32,7 @@ class AttributeDict(dict[str, Any]):
         try:
             del self[name]
         except KeyError:
-            raise AttributeError(_no_such_key('it', name, self)) from None
+            raise AttributeError(_no_such_key('this dictionary', name, self)) from None
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *map(str, self)]

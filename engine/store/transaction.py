@@ -153,8 +153,11 @@ class Transaction:
         if holder.fingerprint != record.fingerprint:
             raise KeyConflict(
                 f'the key {record.key!r} belongs to process {holder.pid} ({holder.process_label}, {holder.state}), '
-                f'which has {"other inputs" if holder.class_name == record.class_name else "another class"}; use '
-                f'another key, or the same inputs to attach to that process'
+                + (
+                    'which has other inputs; use another key, or the same inputs to attach to that process'
+                    if holder.class_name == record.class_name
+                    else f'which has another class, {holder.class_name}; use another key'
+                )
             )
         if holder.owner is None:
             # With its children: an engine that runs only what is its own would leave them alone for ever.
