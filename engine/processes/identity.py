@@ -123,7 +123,8 @@ def _find_in_script(name: str, path: str, qualname: str, source_hash: str) -> An
         raise ClassMissing(f'{name} is not (or not yet) defined by the script that runs now') from None
     if _source_hash(found) != source_hash:
         raise ClassMissing(
-            f'{name} has been edited since the process began; restore the source it began with to let it go on'
+            f'{name} has been edited since the process began; restore the source it began with to let it go on, or '
+            f'kill the process, as by default_engine().kill(pid), to begin anew'
         )
     return found
 
