@@ -228,11 +228,17 @@ class Calls:
 
     def end_of(self, node: ProcessNode) -> End:
         """A future of the node's end; done already when it has ended."""
-        ended = self._parts.terminations.expect(node.pid)
-        if node.is_terminated:
-            self._parts.terminations.ended([node.pid])
+        terminations = self._parts.terminations
+        ended = terminations.expect(node.pid)
+        try:
+            has_ended = node.is_terminated
+        except BaseException:
+            terminations.forget(node.pid, ended)
+            raise
+        if has_ended:
+            terminations.ended([node.pid])
         elif (reason := self._parts.why_parked(node.pid)) is not None:
-            self._parts.terminations.fail(node.pid, ProcessParked(f'process {node.pid} is parked: {reason}'))
+            terminations.fail(node.pid, ProcessParked(f'process {node.pid} is parked: {reason}'))
         return ended
 
     def wait_for(self, node: ProcessNode, ended: End, timeout: float | None, what: str, instead: str) -> None:

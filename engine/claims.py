@@ -6,6 +6,7 @@ process it may have to import the process's class.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -60,7 +61,7 @@ class Claims:
 
     def admits(self, record: ProcessRecord) -> bool:
         """Whether this engine may run the process, as far as can be said without importing anything."""
-        if not (self._claims_all or record.origin in self._origins) or record.pid in self._parked:
+        if not self._is_its_own(record.pid, record.origin):
             return False
         if not is_known(record.class_name, record.class_hash):
             self._unknown_class = True  # the search may import it
@@ -141,32 +142,48 @@ class Claims:
         reader, dispatcher = self._parts.source.reader, self._parts.dispatcher
         if self._script is not None:
             self._origins |= reader.ended_engines_of(self._script)
+        why_missing = functools.cache(_why_missing)  # an import that fails may take long: once in a search is enough
+        missing: set[int] = set()
         passed_over = 0
         while dispatcher.room > 0:
             # Before the query: who is turned away after it sets the flag again.
             dispatcher.turned_away = False
             page = reader.runnable(PAGE, passed_over)
-            wanted = [pid for pid, name, digest, origin in page if self._may_run(pid, name, digest, origin)]
+            wanted = []
+            for pid, name, digest, origin in page:
+                if not self._is_its_own(pid, origin):
+                    continue
+                reason = why_missing(name, digest)
+                if reason is None:
+                    wanted.append(pid)
+                else:
+                    missing.add(pid)
+                    self._miss(pid, origin, reason)
             if wanted:
                 self._claim(wanted)
             if len(page) < PAGE:
+                self._missing = {pid: reason for pid, reason in self._missing.items() if pid in missing}
                 return
             passed_over += len(page) - len(wanted)
         dispatcher.turned_away = True  # there may be more than there is room for
 
-    def _claim(self, pids: list[int]) -> int:
-        return self._parts.store.call(lambda transaction: transaction.claim(pids)).result()
+    def _claim(self, pids: list[int]) -> None:
+        self._parts.store.call(lambda transaction: transaction.claim(pids)).result()
 
-    def _may_run(self, pid: int, class_name: str, class_hash: str | None, origin: int) -> bool:
-        if not (self._claims_all or origin in self._origins) or pid in self._parked:
-            return False
-        try:
-            find(class_name, class_hash)
-        except ClassMissing as error:
-            if self._missing.get(pid) != str(error):
-                self._missing[pid] = str(error)
-                LOGGER.warning('process %d waits for its class: %s', pid, error)
-            if origin in self._origins:  # another engine may know the class of what is another's
-                self._parts.terminations.fail(pid, ProcessParked(f'process {pid} is parked: {error}'))
-            return False
-        return True
+    def _is_its_own(self, pid: int, origin: int) -> bool:
+        return (self._claims_all or origin in self._origins) and pid not in self._parked
+
+    def _miss(self, pid: int, origin: int, reason: str) -> None:
+        if self._missing.get(pid) != reason:
+            self._missing[pid] = reason
+            LOGGER.warning('process %d waits for its class: %s', pid, reason)
+        if origin in self._origins:  # another engine may know the class of what is another's
+            self._parts.terminations.fail(pid, ProcessParked(f'process {pid} is parked: {reason}'))
+
+
+def _why_missing(class_name: str, class_hash: str | None) -> str | None:
+    try:
+        find(class_name, class_hash)
+    except ClassMissing as error:
+        return str(error)
+    return None

@@ -214,14 +214,19 @@ class Core:
             )
 
     def _abandon_after(self, late: list[Future[None]]) -> None:
-        """Keep the lock, and with it the claims, until the last of these steps is over."""
+        """Keep the lock, and with it the claims, until the last of these steps is over.
+
+        There may be none although some were there when the membership ended, or the stop was interrupted before.
+        """
         left = set(late)
 
-        def over(one: Future[None]) -> None:
-            left.discard(one)
+        def over(one: Future[None] | None) -> None:
+            if one is not None:
+                left.discard(one)
             if not left:
                 self.membership.abandon()
 
+        over(None)
         for one in late:
             one.add_done_callback(over)
 

@@ -160,4 +160,6 @@ class Dispatcher:
         gone = set(pids)
         held = [claim for claim in list(self._held) if claim[0] in gone]
         self._killed.update(held)
+        # Those that have left meanwhile have looked for themselves before they were among the killed.
+        self._killed.difference_update(claim for claim in held if claim not in self._held)
         return [visit for claim in held if (visit := self._held.get(claim)) is not None]

@@ -201,7 +201,7 @@ class Execution:
         try:
             if self._process is None or self._is_stale:
                 self._process = self._load()
-        except Exception as error:
+        except BaseException as error:  # such as SystemExit of a module that is imported
             self._cannot_load(error)
             return False
         replayed, self._may_be_replay = self._may_be_replay, False
@@ -235,7 +235,7 @@ class Execution:
         self._is_stale = False
         return process
 
-    def _cannot_load(self, error: Exception) -> None:
+    def _cannot_load(self, error: BaseException) -> None:
         if isinstance(error, (TreadleError, OutlineChanged, TypeError)):
             self._park(f'{type(error).__name__}: {error}')
             return
@@ -300,7 +300,7 @@ class Execution:
             self._end_visit()  # only its writing goes on, for which nobody needs to wait
             self._answer(StoreFailed())
             return
-        except Exception as error:  # a value in ctx or outputs that cannot be stored
+        except BaseException as error:  # a value in ctx or outputs that cannot be stored
             self._failed(error)
             return
         self._commit(result.ending, unit)

@@ -24,7 +24,6 @@ from .processes.functions import (
     ProcessFunction,
     as_outputs,
     as_returned,
-    process_class_of,
 )
 from .processes.visit import Host, Visit, current_visit, entered
 from .states import TERMINAL_STATES, ProcessState
@@ -120,18 +119,12 @@ class FunctionCalls:
         self, function: ProcessFunction[..., Any], record: ProcessRecord, visit: Visit
     ) -> tuple[Any, ProcessNode]:
         """Run a claimed function here, as a visit of its own inside the caller's."""
-        codec, pid = self._parts.source.codec, record.pid
-        node = ProcessNode(pid, self._parts.source, record)
-        process_class = process_class_of(function)
-        process = process_class(node=node, inputs=codec.decode(record.inputs), outputs={})
-        if not isinstance(process, FunctionProcess):
-            raise TypeError(f'{function!r} is no process function')
-        process._visit = visit
+        pid, node = record.pid, ProcessNode(record.pid, self._parts.source, record)
         try:
             try:
                 if not self._parts.dispatcher.begin_visit(visit) or self._was_killed(record):
                     raise StepAborted(f'process {pid} must not begin')
-                return self._drive_visit(process, visit), node
+                return self._drive_visit(function, node, record.inputs, visit), node
             finally:
                 self._parts.dispatcher.left(*visit.claim)
         except KeyboardInterrupt:
@@ -164,8 +157,19 @@ class FunctionCalls:
             )
         return abort
 
-    def _drive_visit(self, process: FunctionProcess, visit: Visit) -> Any:
+    def _load(
+        self, function: ProcessFunction[..., Any], node: ProcessNode, inputs: str, visit: Visit
+    ) -> FunctionProcess:
+        decoded = self._calls.patiently(visit, lambda: self._parts.source.codec.decode(inputs))
+        process = function.process_class(node=node, inputs=decoded, outputs={})
+        process._visit = visit
+        return process
+
+    def _drive_visit(
+        self, function: ProcessFunction[..., Any], node: ProcessNode, inputs: str, visit: Visit
+    ) -> Any:
         try:
+            process = self._load(function, node, inputs, visit)
             with entered(visit):
                 returned = contextvars.copy_context().run(process.call)
                 exit_code = returned if isinstance(returned, ExitCode) else ExitCode()

@@ -41,11 +41,11 @@ class Runner:
 
     async def main(self, thread: LoopThread) -> None:
         """Serve until the thread is asked to stop; then every process leaves at its next checkpoint."""
-        serving = asyncio.create_task(self._serve(thread), name=f'{thread.name}:serve')
-        await thread.wait_stop()
-        self._stopping.set()
-        self._mailbox.close()
-        await serving
+        async with asyncio.TaskGroup() as group:  # so that an error of the serving is not found at the stop
+            group.create_task(self._serve(thread), name=f'{thread.name}:serve')
+            await thread.wait_stop()
+            self._stopping.set()
+            self._mailbox.close()
         while self._tasks:
             await asyncio.wait(self._tasks)
 

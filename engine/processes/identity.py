@@ -103,7 +103,7 @@ def _is_of_a_string(target: Any) -> bool:
 def _find_in_module(name: str, module_name: str, qualname: str) -> Any:
     try:
         found = _attribute(importlib.import_module(module_name), qualname)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Whatever the module's own code raises while it is imported is a reason, not our crash.
         raise ClassMissing(
             f'{name} cannot be imported here ({type(error).__name__}: {error}); install it, or put its folder on '
