@@ -147,11 +147,6 @@ class Visit:
         self._fail(blocked_on, reason)
         return callbacks
 
-    @property
-    def has_abort_callbacks(self) -> bool:
-        """Whether :meth:`abort` would have something to run."""
-        return bool(self._abort_callbacks)
-
     def interrupt(self, reason: StepAborted) -> None:
         """The engine stops: a blocked call raises ``reason``, and so does the next one; the step may still end well."""
         with self._lock:

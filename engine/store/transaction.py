@@ -24,7 +24,6 @@ from .records import (
     EngineRecord,
     Fence,
     Held,
-    LogEntry,
     Lost,
     ProcessRecord,
     StateChange,
@@ -336,10 +335,6 @@ class Transaction:
             self._sql.release_one,
             {'released_pid': fence.pid, 'old_owner': self._engine_id, 'old_epoch': fence.epoch},
         )
-
-    def write_log(self, entries: Sequence[LogEntry]) -> None:
-        """Append log records that belong to no unit."""
-        self._cursor.executemany(self._sql.insert_log, [msgspec.structs.asdict(entry) for entry in entries])
 
     # -- engines and pids --------------------------------------------------------------------------------
 
