@@ -188,11 +188,8 @@ class Core:
     def _wind_down(self, deadline: float) -> None:
         timeout = remaining(deadline) or 0.0
         closing = min(CLOSING_SHARE * timeout, CLOSING_MOST)
-        self.dispatcher.close()
-        reason = StepAborted(f'engine {self.name!r} stops; the process goes on when an engine claims it')
+        reason = self._begin_no_step()
         going = [(visit, self.dispatcher.end_of(visit)) for visit in self.dispatcher.visits()]
-        for visit, _ in going:
-            visit.interrupt(reason)
         try:
             late = [visit for visit, over in going if not _in_time(over, deadline - closing)]
             for visit in late:
@@ -204,6 +201,14 @@ class Core:
             self.source.reader.close()
             process_logging.uninstall()
             self._is_down()
+
+    def _begin_no_step(self) -> StepAborted:
+        """Begin no further step, and unwind those that are blocked in a call: no verdict on their processes."""
+        self.dispatcher.close()
+        reason = StepAborted(f'engine {self.name!r} stops; the process goes on when an engine claims it')
+        for visit in self.dispatcher.visits():
+            visit.interrupt(reason)
+        return reason
 
     def _refuse_to_forget(self, late: Sequence[Visit]) -> None:
         # Functions that were called from plain code; steps are named by the threads they execute on.
@@ -239,7 +244,7 @@ class Core:
                 told.set_result(None)
 
     def _give_up(self) -> None:
-        self.dispatcher.close()
+        self._begin_no_step()
         self.terminations.close()
 
     def _worker_crashed(self, thread: LoopThread, error: BaseException) -> None:

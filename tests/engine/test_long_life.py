@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from treadle.engine import Engine, EngineStopped, Process, calcfunction
+from treadle.engine import Engine, EngineStopped, Process, calcfunction, run
 from treadle.engine.dispatcher import Dispatcher
 from treadle.engine.errors import CorruptValue, StoreUnavailable
 from treadle.engine.faults import FaultPoint
@@ -31,6 +31,13 @@ def same(x: int) -> int:
 class Quick(Process):
     def run(self) -> None:
         """Nothing."""
+
+
+class Runs(Process):
+    """Blocks in a run of another process."""
+
+    def run(self) -> None:
+        run(Quick)
 
 
 @pytest.mark.parametrize(('error', 'state'), [(KeyboardInterrupt, 'killed'), (CorruptValue, 'excepted')])
@@ -103,6 +110,20 @@ def test_an_error_in_the_serving_of_a_worker_is_no_hang(store: str) -> None:
     assert caught.group_contains(OSError, match='struck')
     with Engine(store) as successor:
         assert all(node.is_finished_ok for node in successor.wait(successor.query(), PATIENCE))
+
+
+def test_a_worker_that_crashes_is_no_verdict_on_what_the_others_run(store: str) -> None:
+    faults = RaiseAt(FaultPoint.CLAIMED, lambda: OSError('struck'), hit=2)
+    engine = Engine(store, workers=2, faults=faults).start()
+    node = engine.submit(Runs)
+    assert isinstance(engine.future(node).exception(PATIENCE), EngineStopped)  # its child was given to the other worker
+    with pytest.raises(BaseException) as caught:
+        engine.stop()
+    assert caught.group_contains(OSError, match='struck')
+    with Engine(store) as successor:
+        final = successor.wait(node.pid, PATIENCE)
+        assert final.is_finished_ok, final.traceback
+        assert all(child.is_finished_ok for child in final.called)
 
 
 MODULE = """
