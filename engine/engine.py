@@ -134,6 +134,9 @@ class Engine:
             )
         self.core.stop(time.monotonic() + timeout)
 
+    def __repr__(self) -> str:
+        return f'<Engine {self.name!r}, {self.core.state}, on {self.location.url}>'
+
     def __enter__(self) -> Self:
         return self.start()
 

@@ -20,5 +20,9 @@ class ProcessState(enum.StrEnum):
         """Whether a process in this state never changes again."""
         return self in TERMINAL_STATES
 
+    @classmethod
+    def _missing_(cls, value: object) -> ProcessState:
+        raise ValueError(f'{value!r} is no process state; there is {", ".join(cls)}')
+
 
 TERMINAL_STATES = frozenset({ProcessState.FINISHED, ProcessState.EXCEPTED, ProcessState.KILLED})

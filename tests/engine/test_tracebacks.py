@@ -75,3 +75,9 @@ def test_a_mistake_inside_treadle_shows_where_it_is():
     with pytest.raises(AttributeError) as caught, SHORT_TRACEBACK:
         shorten(None)
     assert frames(caught)[-2:] == ['shorten', 'shortened']
+
+
+def test_an_engine_and_its_states_name_themselves(engine, tmp_path):
+    assert repr(engine) == f"<Engine 'engine', running, on sqlite:///{tmp_path}/treadle.sqlite>"
+    with pytest.raises(ValueError, match="'done' is no process state; there is created, running, waiting, finished"):
+        engine.query(states=['done'])
