@@ -321,7 +321,7 @@ class TestKeys:
         taken = rf"the key 'other' belongs to process {node.pid} \(Child, finished\), which has other inputs"
         with pytest.raises(KeyConflict, match=taken):
             call(Child, x=2, metadata={'key': 'other'})
-        with pytest.raises(KeyConflict, match='which has another class, .*; use another key'):
+        with pytest.raises(KeyConflict, match=r'which has another class, .*; use another key'):
             call(function, x=1, metadata={'key': 'other'})
         assert len(engine.query()) == before
 
