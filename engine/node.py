@@ -173,7 +173,8 @@ class ProcessNode:
             return self._outputs
         row = self._row()
         values = {} if row.outputs is None else self._source.codec.decode(row.outputs)
-        outputs = _attributes(values, f'outputs of process {self.pid}')
+        state = '' if row.state == ProcessState.FINISHED else f' ({row.state})'
+        outputs = _attributes(values, f'outputs of process {self.pid}{state}')
         if row.state in TERMINAL_STATES:
             self._outputs = outputs
         return outputs

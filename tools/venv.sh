@@ -35,7 +35,7 @@ create_venv() {
         if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
             say "$python has no venv: installing $package"
             apt-get update -qq || say 'apt-get update failed; trying with the package lists that are there'
-            DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" >&2 ||
+            DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o Dpkg::Use-Pty=0 --no-install-recommends "$package" >&2 ||
                 fail "could not install $package; without it no virtual environment can be made"
         else
             fail "$python has no venv module. On Debian or Ubuntu, install it and start again:" \

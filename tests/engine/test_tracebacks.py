@@ -57,6 +57,8 @@ def test_an_error_in_a_step_shows_the_step_and_what_it_called(engine):
     assert frames(caught) == ['halve', 'invert']
     (node,) = engine.query(states=['excepted'])
     assert node.traceback.count('File "') == 2
+    with pytest.raises(AttributeError, match=rf"outputs of process {node.pid} \(excepted\) holds no 'half'"):
+        _ = node.outputs.half
 
 
 def test_an_output_that_was_not_declared_shows_the_step(engine):
