@@ -10,6 +10,7 @@ import functools
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..threads import LoopClosed, StartFailed
@@ -50,11 +51,14 @@ class Claims:
         self._looking = False
         self._again = False
         self._ends = False
+        self._release_the_dead: Callable[[], int] = lambda: 0
+        self._sweeps = False
         self._unknown_class = False
         self._sweep_due = 0.0
 
     def begin(self, membership: Membership) -> None:
         """The engine has its id."""
+        self._release_the_dead = membership.release_the_dead
         self._engine_id = membership.engine_id
         self._script = membership.script
         self._origins = frozenset({self._engine_id})
@@ -107,6 +111,7 @@ class Claims:
             self.look()
         elif now >= self._sweep_due:
             self._sweep_due = now + SWEEP
+            self._sweeps = True
             self.look(ends=True)
 
     def _search(self) -> None:
@@ -114,6 +119,10 @@ class Claims:
             try:
                 self._tell_of_ends()
                 self._claim_what_fits()
+                if self._sweeps:
+                    self._sweeps = False
+                    if self._release_the_dead():
+                        self._claim_what_fits()
             except EngineStopped:
                 LOGGER.debug('the engine stops; the search is over')
             except StoreError as error:

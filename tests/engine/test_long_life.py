@@ -126,6 +126,22 @@ def test_a_worker_that_crashes_is_no_verdict_on_what_the_others_run(store: str) 
         assert all(child.is_finished_ok for child in final.called)
 
 
+def test_an_engine_that_runs_takes_up_what_a_dead_one_has_left(make_engine: Callable[..., Engine]) -> None:
+    survivor, dead = make_engine(claims='all'), make_engine()
+    entered, opened = threading.Event(), threading.Event()
+    stays = dead.core.steps
+    for _ in range(stays.permits):  # nothing that it has claimed gets to run
+        stays.post(lambda: (entered.set(), opened.wait(PATIENCE)))
+    node = dead.submit(Quick)
+    assert entered.wait(PATIENCE)
+    assert node._row().owner == dead.core.membership.engine_id
+    dead.core.membership._lock.abandon()  # as the end of its OS process would
+    survivor.core.claims._sweep_due = 0.0
+    assert survivor.wait(node, PATIENCE).is_finished_ok
+    opened.set()
+    dead.stop()
+
+
 MODULE = """
 import pathlib
 from treadle.engine import Process
