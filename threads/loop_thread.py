@@ -200,22 +200,29 @@ class LoopThread:
             self._thread.join(timeout)
             if self._thread.is_alive():
                 raise StopTimeout(
-                    f'{self.name!r} did not stop within {timeout:.3g} s; it is at {top_of(self._thread)}'
-                    f'{self._describe_tasks()}',
-                    names=(self.name,),
+                    f'{self.name!r} did not stop within {timeout:.3g} s; it {self._describe()}', names=(self.name,)
                 )
         if self._crash_error is not None:
             raise self._crash_error.with_traceback(self._crash_traceback)
 
-    def _describe_tasks(self) -> str:
-        """The tasks that a thread which does not stop waits for; a hint, read without stopping the loop."""
+    def _describe(self) -> str:
+        """Where a thread is that does not stop, and what it waits for; a hint, read without stopping the loop."""
+        place, names = top_of(self._thread), self._other_tasks()
+        if not names:
+            return f'is at {place}'
+        waits = f'waits for its tasks {", ".join(names[:5] + ["..."] * (len(names) > 5))}'
+        # A loop with nothing to do stands in select(), which tells nobody anything.
+        return waits if place.endswith('Selector.select') else f'is at {place} and {waits}'
+
+    def _other_tasks(self) -> list[str]:
+        """The names of the tasks that are not the thread's own."""
         if self._loop is None:
-            return ''
+            return []
         try:
-            names = sorted({task.get_name() for task in asyncio.all_tasks(self._loop)} - {self._stop_task_name})
+            names = {task.get_name() for task in asyncio.all_tasks(self._loop)} - {self._stop_task_name}
         except RuntimeError:  # the set changed while it was read, too often
-            return ''
-        return f' and waits for its tasks {", ".join(names[:5] + ["..."] * (len(names) > 5))}' if names else ''
+            return []
+        return sorted(names - {f'{self.name}:main'}) or sorted(names)
 
     # -- on the thread -------------------------------------------------------------------------------------
 
