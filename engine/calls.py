@@ -7,10 +7,11 @@ child did kept, also while the step that asked for it has to be run again.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -89,9 +90,7 @@ class Calls:
         """Make a child part of the visit's unit; one with a key must be looked up at once, so it commits early."""
         given = merge_inputs(inputs, kwargs)
         if 'key' in (given.get('metadata') or {}):
-            node, ended = self.start(target, given, blocking=False)
-            self._parts.terminations.forget(node.pid, ended)
-            return node
+            return self.submit(target, given)
         if visit.is_dead:
             visit.check()
         record = self.compose(target, given, visit, visit.take_call_number(), blocking=False)
@@ -101,46 +100,58 @@ class Calls:
         visit.children.append(record)
         return ProcessNode(record.pid, self._parts.source, record)
 
-    def start(self, target: Any, given: Mapping[str, Any], *, blocking: bool) -> tuple[ProcessNode, End]:
-        """Commit a new process, or attach to the one that is there under the same key or call number.
+    def submit(self, target: Any, given: Mapping[str, Any]) -> ProcessNode:
+        """Commit a new process, or find the one that is there under the same key or call number."""
+        visit = self.visit_here()
+        record = self.compose(target, given, visit, _number(visit), blocking=False)
+        recorded = self.recorded(visit, record)
+        if recorded is None:
+            recorded = self._create(visit, record)
+        return ProcessNode(recorded.pid, self._parts.source, recorded)
 
-        :param blocking: whether the calling thread is about to wait for it.
-        :returns: its node, and the future of its end.
+    def start(self, target: Any, given: Mapping[str, Any]) -> tuple[ProcessNode, End]:
+        """Post a new process that the calling thread is about to wait for, or attach to the one that is there.
+
+        :returns: its node, and the future of its end. After Ctrl-C in here the process is killed.
         """
         visit = self.visit_here()
-        number = -1 if visit is None else visit.take_call_number()
-        record = self.compose(target, given, visit, number, blocking=blocking)
+        record = self.compose(target, given, visit, _number(visit), blocking=True)
         recorded = self.recorded(visit, record)
         if recorded is not None:
             return self.attach(recorded)
-        node = ProcessNode(record.pid, self._parts.source, record)
-        unit = Unit(fence=None if visit is None else visit.fence, create=(record,))
-        if record.key is not None or not blocking:
-            held = self.held(visit, self.commit(unit, visit))
-            self._parts.faults.hit(FaultPoint.CALL_RECORDED if visit else FaultPoint.SUBMIT_POSTED)
-            if held.attached is not None:
-                return self.attach(held.attached)
-            return node, self.end_of(node)
-        return node, self._post_and_expect(visit, record, unit)
+        try:
+            if record.key is not None:
+                return self.attach(self._create(visit, record))
+            return ProcessNode(record.pid, self._parts.source, record), self._post_and_expect(visit, record)
+        except KeyboardInterrupt:
+            self.interrupted(record.pid)
+            raise
 
     async def start_async(self, target: Any, given: Mapping[str, Any]) -> tuple[ProcessNode, End]:
         """:meth:`start` for a caller on a loop: validated here and now, and posted."""
         visit = self.visit_here()
-        number = -1 if visit is None else visit.take_call_number()
+        number = _number(visit)
+        return await self._patiently_async(visit, lambda: self._try_start_async(visit, number, target, given))
+
+    async def _try_start_async(
+        self, visit: Visit | None, number: int, target: Any, given: Mapping[str, Any]
+    ) -> tuple[ProcessNode, End]:
         record = self.compose(target, given, visit, number, blocking=False)
         recorded = self.recorded(visit, record)
         if recorded is not None:
             return self.attach(recorded)
-        node = ProcessNode(record.pid, self._parts.source, record)
-        unit = Unit(fence=None if visit is None else visit.fence, create=(record,))
         if record.key is not None:
-            held = self.held(visit, await wait_on_loop(self._parts.store.commit(unit)))
-            if held.attached is not None:
-                return self.attach(held.attached)
-            return node, self.end_of(node)
-        return node, self._post_and_expect(visit, record, unit)
+            held = self.held(visit, await wait_on_loop(self._parts.store.commit(_creation(visit, record))))
+            return self.attach(record if held.attached is None else held.attached)
+        return ProcessNode(record.pid, self._parts.source, record), self._post_and_expect(visit, record)
 
-    def _post_and_expect(self, visit: Visit | None, record: ProcessRecord, unit: Unit) -> End:
+    def _create(self, visit: Visit | None, record: ProcessRecord) -> ProcessRecord:
+        """Commit a new process; returns it, or the one that holds its key."""
+        held = self.held(visit, self.commit(_creation(visit, record), visit))
+        self._parts.faults.hit(FaultPoint.CALL_RECORDED if visit else FaultPoint.SUBMIT_POSTED)
+        return record if held.attached is None else held.attached
+
+    def _post_and_expect(self, visit: Visit | None, record: ProcessRecord) -> End:
         """Post a new process; an answer that it exists would only wake the caller once more."""
         pid, terminations = record.pid, self._parts.terminations
         ended = terminations.expect(pid)
@@ -152,7 +163,7 @@ class Calls:
                 terminations.fail(pid, lost(visit.pid, verdict))
 
         try:
-            self._parts.store.post(unit, written)
+            self._parts.store.post(_creation(visit, record), written)
         except BaseException:
             terminations.forget(pid, ended)
             raise
@@ -196,6 +207,22 @@ class Calls:
                 wait(never, seconds, what='run()', instead=_RUN_INSTEAD)
             except WrongThread:  # a coroutine step must not hold its loop
                 raise error from None
+
+    async def _patiently_async(self, visit: Visit | None, attempt: Callable[[], Awaitable[T]]) -> T:
+        """:meth:`patiently` for a step that is a coroutine, which must not hold its loop."""
+        pause = RETRY_FIRST
+        while True:
+            try:
+                return await attempt()
+            except StoreError as error:
+                if visit is None:
+                    raise
+                LOGGER.error('process %d: a call in its step waits for the store: %s', visit.pid, error)
+            never: Future[None] = Future()
+            with visit.blocking_on(never), contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await wait_on_loop(never)
+            pause = min(2 * pause, RETRY_MOST)
 
     def held(self, visit: Visit | None, verdict: Verdict) -> Held:
         """The verdict on a unit of this visit's, unless the visit has lost its process."""
@@ -264,6 +291,26 @@ class Calls:
             if ended.done():
                 self._parts.faults.hit(FaultPoint.CALL_RETURNED)
 
+    async def wait_for_async(self, node: ProcessNode, ended: End) -> None:
+        """:meth:`wait_for`, on a loop."""
+        visit = self.visit_here()
+        if visit is None:
+            node._use(await wait_on_loop(ended))
+            return
+        try:
+            with visit.blocking_on(ended):
+                node._use(await wait_on_loop(ended))
+        except StoreError:
+            unit = Unit(fence=visit.fence, create=(node._fixed(),))
+            commit = self._parts.store.commit
+            self.held(visit, await self._patiently_async(visit, lambda: wait_on_loop(commit(unit))))
+            again = self.end_of(node)
+            try:
+                with visit.blocking_on(again):
+                    node._use(await wait_on_loop(again))
+            finally:
+                self._parts.terminations.forget(node.pid, again)
+
     def _start_again(self, visit: Visit, node: ProcessNode) -> None:
         """Write a child whose creation was posted and which the store could not take then, and wait for it."""
         self.held(visit, self.commit(Unit(fence=visit.fence, create=(node._fixed(),)), visit))
@@ -330,6 +377,15 @@ class Calls:
             LOGGER.warning(
                 'process %d is killed, but what its step has started did not end within %g s', each, UNWINDING_PATIENCE
             )
+
+
+def _number(visit: Visit | None) -> int:
+    """The number of the call that is about to be made; plain code's calls have none."""
+    return -1 if visit is None else visit.take_call_number()
+
+
+def _creation(visit: Visit | None, record: ProcessRecord) -> Unit:
+    return Unit(fence=None if visit is None else visit.fence, create=(record,))
 
 
 def lost(pid: int, verdict: Lost) -> StepAborted:

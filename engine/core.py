@@ -75,6 +75,8 @@ class Core:
         self._fork_guard = ForkGuard(remedy='create and start an engine of its own in the child')
         self._state_lock = threading.Lock()
         self.state: State = 'new'
+        #: What one of the engine's own threads died of; it takes no calls then, and is still to be stopped.
+        self.crash: BaseException | None = None
         self._came_up: Future[None] = Future()
         self._went_down: Future[None] = Future()
         self.steps = StepThreads(permits=steps)
@@ -130,7 +132,7 @@ class Core:
             listener=self,
             faults=self.faults,
             tick=self._tick,
-            on_crash=lambda error: self._give_up(),
+            on_crash=self._give_up,
         )
         self.membership = Membership(
             engine_name=self.name,
@@ -174,8 +176,8 @@ class Core:
         :param deadline: on the monotonic clock.
         :raises StopTimeout: steps still execute, or another thread is still stopping the engine.
         """
-        if self.state == 'starting':
-            wait(self._came_up, remaining(deadline), what='stop()')
+        if self.state == 'starting' and not _in_time(self._came_up, deadline):
+            raise StopTimeout(f'engine {self.name!r} is still being started by another thread')
         with self._state_lock:
             mine = self.state == 'running'
             if mine:
@@ -243,13 +245,15 @@ class Core:
             if not told.done():
                 told.set_result(None)
 
-    def _give_up(self) -> None:
+    def _give_up(self, error: BaseException) -> None:
+        if self.crash is None:
+            self.crash = error
         self._begin_no_step()
         self.terminations.close()
 
     def _worker_crashed(self, thread: LoopThread, error: BaseException) -> None:
         LOGGER.critical('%s crashed; the engine stops', thread.name, exc_info=error)
-        self._give_up()
+        self._give_up(error)
 
     # -- forks ---------------------------------------------------------------------------------------------
 

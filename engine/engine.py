@@ -18,7 +18,6 @@ from ..threads import (
     WrongThread,
     refuse_on_loop_thread,
     wait,
-    wait_on_loop,
 )
 from .calls import Calls, remaining
 from .core import Core
@@ -45,8 +44,8 @@ _started: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 def running_engines() -> list[Engine]:
-    """The engines of this OS process that run."""
-    return [engine for engine in list(_started) if engine.is_running]
+    """The engines of this OS process that are still to be stopped."""
+    return [engine for engine in list(_started) if engine.core.state == 'running' and not engine.core.forked]
 
 
 class Engine:
@@ -148,7 +147,7 @@ class Engine:
     @property
     def is_running(self) -> bool:
         """Whether calls are taken, in this OS process."""
-        return self.core.state == 'running' and not self.core.forked
+        return self.core.state == 'running' and self.core.crash is None and not self.core.forked
 
     @property
     def script(self) -> str | None:
@@ -176,6 +175,10 @@ class Engine:
                     else f'is {state}; create and start another'
                 )
             )
+        if self.core.crash is not None:
+            raise EngineStopped(
+                f'engine {self.name!r} has crashed; stop it, then create and start another'
+            ) from self.core.crash
         return self._calls
 
     # -- running processes -----------------------------------------------------------------------------------
@@ -205,7 +208,7 @@ class Engine:
         refuse_on_loop_thread('run()', 'await engine.run_async()')
         with SHORT_TRACEBACK:
             calls = self._running()
-            node, ended = calls.start(process, merge_inputs(inputs, kwargs), blocking=True)
+            node, ended = calls.start(process, merge_inputs(inputs, kwargs))
             try:
                 calls.wait_for(node, ended, None, 'run()', 'await engine.run_async()')
                 return _outcome(calls, process, node), node
@@ -222,9 +225,7 @@ class Engine:
         """
         refuse_on_loop_thread('submit()', 'await engine.run_async(), or self.submit() inside a step')
         with SHORT_TRACEBACK:
-            node, ended = self._running().start(process, merge_inputs(inputs, kwargs), blocking=False)
-        self.core.terminations.forget(node.pid, ended)
-        return node
+            return self._running().submit(process, merge_inputs(inputs, kwargs))
 
     async def run_async(
         self, process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any
@@ -237,7 +238,7 @@ class Engine:
             calls = self._running()
             node, ended = await calls.start_async(process, merge_inputs(inputs, kwargs))
             try:
-                await self._await_end(node, ended)
+                await calls.wait_for_async(node, ended)
                 return _outcome(calls, process, node)
             finally:
                 self.core.terminations.forget(node.pid, ended)
@@ -279,18 +280,10 @@ class Engine:
             calls.refuse_unborn(node, 'wait_async()')
             ended = calls.end_of(node)
             try:
-                await self._await_end(node, ended)
+                await calls.wait_for_async(node, ended)
             finally:
                 self.core.terminations.forget(node.pid, ended)
         return nodes[0] if isinstance(process, (int, ProcessNode)) else nodes
-
-    async def _await_end(self, node: ProcessNode, ended: End) -> None:
-        visit = current_visit()
-        if visit is None or visit.host is not self:
-            node._use(await wait_on_loop(ended))
-            return
-        with visit.blocking_on(ended):
-            node._use(await wait_on_loop(ended))
 
     def _nodes_of(self, process: Any) -> list[ProcessNode]:
         if isinstance(process, (int, ProcessNode)):

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from ..threads import Bridge, Forked, LoopClosed, StartFailed
+from ..threads import Bridge, Forked, LoopClosed, StartFailed, wait_on_loop
 from .errors import EngineStopped, ReplayMismatch, StepAborted, StoreError, TreadleError
 from .faults import FaultPoint
 from .node import ProcessNode
@@ -107,9 +107,9 @@ class Execution:
             case Command.END_AGAIN:
                 return await self._end_again()
             case Command.RELEASE:
-                self._release()
+                await self._release()
             case Command.PARK:
-                self._release()
+                await self._release()
                 self._parts.park(self._record.pid, self._parked_because)
             case Command.LEAVE:
                 if self._life.state.is_terminal:
@@ -165,10 +165,19 @@ class Execution:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._is_stopping.wait(), pause)
 
-    def _release(self) -> None:
+    async def _release(self) -> None:
         fence = Fence(self._record.pid, self._record.epoch, self._version)
-        with contextlib.suppress(EngineStopped):  # the engine's own end releases all that it owns
-            self._parts.store.call(lambda transaction: transaction.release(fence))
+        while True:
+            try:
+                await wait_on_loop(self._parts.store.call(lambda transaction: transaction.release(fence)))
+                return
+            except EngineStopped:
+                return  # the engine's own end releases all that it owns
+            except StoreError as error:
+                LOGGER.error('process %d cannot be given back now: %s', self._record.pid, error)
+                if self._is_stopping.is_set():
+                    return
+                await self._pause()
 
     # -- on a step thread --------------------------------------------------------------------------------
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import Sequence
 
 from ..threads import LoopThread, Mailbox
+from .errors import EngineStopped
 from .execution import Execution
 from .faults import FaultPoint
 from .parts import EngineParts
 from .processes.visit import Host
-from .store.records import ProcessRecord
+from .store.records import Fence, ProcessRecord
 
 __all__ = ['Runner']
 
@@ -58,11 +60,15 @@ class Runner:
                 )
                 task = asyncio.create_task(execution.drive(), name=f'process {record.pid}')
                 self._tasks.add(task)
-                task.add_done_callback(functools.partial(self._done, record.pid))
+                task.add_done_callback(functools.partial(self._done, record))
 
-    def _done(self, pid: int, task: asyncio.Task[None]) -> None:
+    def _done(self, record: ProcessRecord, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            LOGGER.critical('process %d: the engine itself failed', pid, exc_info=error)
-            self._parts.park(pid, f'the engine itself failed: {type(error).__name__}: {error}')
+            LOGGER.critical('process %d: the engine itself failed', record.pid, exc_info=error)
+            self._parts.park(record.pid, f'the engine itself failed: {type(error).__name__}: {error}')
+            self._parts.dispatcher.left(record.pid, record.epoch)
+            fence = Fence(record.pid, record.epoch, record.version)
+            with contextlib.suppress(EngineStopped):  # the engine's own end releases all that it owns
+                self._parts.store.call(lambda transaction: transaction.release(fence))
