@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from treadle.engine import Engine, WorkChain, execution
-from treadle.engine.errors import StoreFull
+from treadle.engine import Engine, Process, WorkChain, execution
+from treadle.engine.errors import EngineStopped, StoreFull
+from treadle.engine.store.records import Unit
+from treadle.engine.store.store_thread import Failure
 from treadle.engine.values import DiskObjects
 
 PATIENCE = 30.0
@@ -124,3 +127,68 @@ def test_outputs_that_were_not_committed_are_seen_by_nobody(engine: Engine) -> N
     node = engine.wait(engine.submit(Refused), PATIENCE)
     assert node.is_excepted
     assert dict(node.outputs) == dict(engine.load(node.pid).outputs) == {}
+
+
+class Size(Process):
+    """Takes a large value."""
+
+    @classmethod
+    def define(cls, spec: Any) -> None:
+        super().define(spec)
+        spec.input('value', valid_type=bytes)
+        spec.output('size', valid_type=int)
+
+    def run(self) -> None:
+        self.out('size', len(self.inputs.value))
+
+
+class Asks(WorkChain):
+    """Awaits a child with a large input, in a step that is a coroutine."""
+
+    @classmethod
+    def define(cls, spec: Any) -> None:
+        super().define(spec)
+        spec.output('size', valid_type=int)
+        spec.outline(cls.ask)
+
+    async def ask(self) -> None:
+        outputs = await self.node_engine.run_async(Size, value=LARGE)
+        self.out('size', outputs['size'])
+
+    node_engine: Engine
+
+
+def test_a_coroutine_step_waits_for_the_store_as_any_other(engine: Engine, outage: Outage) -> None:
+    Asks.node_engine = engine
+    outage.times = 2
+    assert engine.run(Asks) == {'size': len(LARGE)}
+    assert outage.refused == 2
+
+
+def test_a_coroutine_step_waits_for_a_child_that_could_not_be_written(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Asks.node_engine = engine
+    store, refused = engine.core.store, []
+    post = store.post
+
+    def refuse_once(operation: Any, reply: Any) -> None:
+        if isinstance(operation, Unit) and not refused and any(each.parent for each in operation.create):
+            refused.append(operation)
+            reply(Failure(StoreFull('the disk is full; free some space')))
+            return
+        post(operation, reply)
+
+    monkeypatch.setattr(store, 'post', refuse_once)
+    node = engine.run_get_node(Asks)[1]
+    assert node.outputs.size == len(LARGE)
+    assert len(refused) == len(node.called) == 1
+
+
+def test_an_engine_whose_thread_died_says_so(tmp_path: Path) -> None:
+    engine = Engine(f'sqlite:///{tmp_path}/treadle.db').start()
+    engine.core._give_up(MemoryError('no more of it'))
+    assert not engine.is_running
+    with pytest.raises(EngineStopped, match='has crashed; stop it'):
+        engine.submit(Size, value=b'')
+    engine.stop()
