@@ -31,11 +31,13 @@ from .errors import (
     ValidationError,
 )
 from .exit_code import ExitCode
+from .interruptable import InterruptableFuture, interruptable_task
 from .node import ProcessNode
 from .processes.functions import calcfunction, workfunction
 from .processes.process import Process
 from .processes.visit import on_kill
 from .processes.workchain import ToContext, WorkChain, append_, assign_
+from .retry import exponential_backoff_retry
 from .runner import Runner
 from .spec import ProcessSpec
 from .spec.outline import if_, return_, while_
@@ -49,6 +51,7 @@ __all__ = [
     'ExitCode',
     'File',
     'Folder',
+    'InterruptableFuture',
     'KeyConflict',
     'KilledError',
     'LeaseLost',
@@ -78,7 +81,9 @@ __all__ = [
     'assign_',
     'calcfunction',
     'default_engine',
+    'exponential_backoff_retry',
     'if_',
+    'interruptable_task',
     'on_kill',
     'register_codec',
     'register_exception',
