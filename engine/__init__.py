@@ -6,7 +6,7 @@ Importing this module starts nothing, configures nothing and loads no database.
 
 from __future__ import annotations
 
-from .default import default_engine, run, run_get_node, submit
+from .default import default_engine, run, run_get_node, run_get_pid, submit
 from .engine import Engine
 from .errors import (
     CorruptValue,
@@ -33,6 +33,7 @@ from .errors import (
 from .exit_code import ExitCode
 from .interruptable import InterruptableFuture, interruptable_task
 from .node import ProcessNode
+from .processes.builder import ProcessBuilder
 from .processes.functions import calcfunction, workfunction
 from .processes.process import Process
 from .processes.visit import on_kill
@@ -56,6 +57,7 @@ __all__ = [
     'KilledError',
     'LeaseLost',
     'Process',
+    'ProcessBuilder',
     'ProcessExcepted',
     'ProcessNode',
     'ProcessNotFound',
@@ -90,6 +92,7 @@ __all__ = [
     'return_',
     'run',
     'run_get_node',
+    'run_get_pid',
     'submit',
     'while_',
     'workfunction',

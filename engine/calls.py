@@ -25,7 +25,7 @@ from .errors import (
     StoreError,
 )
 from .faults import FaultPoint
-from .launch import compose, merge_inputs
+from .launch import compose, resolve
 from .node import ProcessNode
 from .parts import RETRY_FIRST, RETRY_MOST, EngineParts
 from .pids import PidBlocks
@@ -87,7 +87,7 @@ class Calls:
         self, visit: Visit, target: Any, inputs: Mapping[str, Any] | None, kwargs: Mapping[str, Any]
     ) -> ProcessNode:
         """Make a child part of the visit's unit; one with a key must be looked up at once, so it commits early."""
-        given = merge_inputs(inputs, kwargs)
+        target, given = resolve(target, inputs, kwargs)
         if 'key' in (given.get('metadata') or {}):
             node, ended = self.start(target, given, blocking=False)
             self._parts.terminations.forget(node.pid, ended)

@@ -25,7 +25,7 @@ from .core import Core
 from .errors import EngineStopped
 from .faults import Faults, NoFaults
 from .function_calls import FunctionCalls
-from .launch import merge_inputs
+from .launch import resolve
 from .node import ProcessNode
 from .pids import PidBlocks
 from .processes.functions import ProcessFunction
@@ -178,8 +178,8 @@ class Engine:
     def run(self, process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any) -> Any:
         """Run a process to its end and return its outputs.
 
-        :param process: a process class or a process function; for a function, what calling it would return is
-            returned.
+        :param process: a process class, a process function or a builder of one; for a function, what calling it
+            would return is returned.
         :param inputs: inputs as a mapping; keyword arguments add to them. ``metadata={'key': ...}`` makes the
             call idempotent: the same key, class and inputs attach to the process that is there.
         :raises ValidationError: the inputs do not fit.
@@ -198,7 +198,8 @@ class Engine:
         """Like :meth:`run`, and return the process's node too."""
         refuse_on_loop_thread('run()', 'await engine.run_async()')
         calls = self._running()
-        node, ended = calls.start(process, merge_inputs(inputs, kwargs), blocking=True)
+        process, given = resolve(process, inputs, kwargs)
+        node, ended = calls.start(process, given, blocking=True)
         try:
             calls.wait_for(node, ended, None, 'run()', 'await engine.run_async()')
             return _outcome(calls, process, node), node
@@ -208,13 +209,21 @@ class Engine:
         finally:
             self.core.terminations.forget(node.pid, ended)
 
+    def run_get_pid(
+        self, process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any
+    ) -> tuple[Any, int]:
+        """Like :meth:`run`, and return the process's number too."""
+        outputs, node = self.run_get_node(process, inputs, **kwargs)
+        return outputs, node.pid
+
     def submit(self, process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any) -> ProcessNode:
         """Start a process in the background; it is durable when this returns.
 
         Arguments and errors as for :meth:`run`.
         """
         refuse_on_loop_thread('submit()', 'await engine.run_async(), or self.submit() inside a step')
-        node, ended = self._running().start(process, merge_inputs(inputs, kwargs), blocking=False)
+        process, given = resolve(process, inputs, kwargs)
+        node, ended = self._running().start(process, given, blocking=False)
         self.core.terminations.forget(node.pid, ended)
         return node
 
@@ -226,7 +235,8 @@ class Engine:
         Cancelling the call leaves the process running; kill it if that is what you want.
         """
         calls = self._running()
-        node, ended = await calls.start_async(process, merge_inputs(inputs, kwargs))
+        process, given = resolve(process, inputs, kwargs)
+        node, ended = await calls.start_async(process, given)
         try:
             await self._await_end(node, ended)
             return _outcome(calls, process, node)

@@ -17,6 +17,7 @@ from ..logging import ProcessLogger, process_logger, report_to
 from ..spec import PortNamespace, ProcessSpec
 from ..spec.exposure import exposed_class
 from .attributes import AttributeDict, FrozenAttributes, plain, thawed
+from .builder import ProcessBuilder, make_builder
 from .machine import Ending
 
 if TYPE_CHECKING:
@@ -90,6 +91,11 @@ class Process:
             spec.seal()
             cls._spec = spec
         return spec
+
+    @classmethod
+    def get_builder(cls) -> ProcessBuilder:
+        """A builder: inputs are set one by one and checked at once; ``run`` and ``submit`` take it as it is."""
+        return make_builder(cls, cls.spec().inputs, cls.__name__)
 
     _spec: ClassVar[ProcessSpec]
 
