@@ -35,7 +35,9 @@ from .interruptable import InterruptableFuture, interruptable_task
 from .node import ProcessNode
 from .processes.builder import ProcessBuilder
 from .processes.functions import calcfunction, workfunction
+from .processes.handlers import ProcessHandlerReport, process_handler
 from .processes.process import Process
+from .processes.restart import BaseRestartWorkChain
 from .processes.visit import on_kill
 from .processes.workchain import ToContext, WorkChain, append_, assign_
 from .retry import exponential_backoff_retry
@@ -46,6 +48,7 @@ from .states import ProcessState
 from .values import File, Folder, register_codec, register_exception
 
 __all__ = [
+    'BaseRestartWorkChain',
     'CorruptValue',
     'Engine',
     'EngineStopped',
@@ -59,6 +62,7 @@ __all__ = [
     'Process',
     'ProcessBuilder',
     'ProcessExcepted',
+    'ProcessHandlerReport',
     'ProcessNode',
     'ProcessNotFound',
     'ProcessParked',
@@ -87,6 +91,7 @@ __all__ = [
     'if_',
     'interruptable_task',
     'on_kill',
+    'process_handler',
     'register_codec',
     'register_exception',
     'return_',

@@ -103,9 +103,9 @@ class Exposures:
             )
         return found
 
-    def has(self, process_class: type) -> bool:
-        """Whether any ports of the class were exposed."""
-        return any(process_class in classes for classes in self._names.values())
+    def has(self, process_class: type, namespace: str | None = None) -> bool:
+        """Whether ports of the class were exposed in just this namespace, the root by default."""
+        return process_class in self._names.get(namespace or '', {})
 
     def _check_rule(self, rule: str, source: PortNamespace, process_class: type) -> None:
         if rule.split(SEPARATOR)[0] == self._ignored:
