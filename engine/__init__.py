@@ -6,7 +6,7 @@ Importing this module starts nothing, configures nothing and loads no database.
 
 from __future__ import annotations
 
-from .default import default_engine, run, run_get_node, submit
+from .default import default_engine, run, run_get_node, run_get_pid, submit
 from .engine import Engine
 from .errors import (
     CorruptValue,
@@ -31,11 +31,16 @@ from .errors import (
     ValidationError,
 )
 from .exit_code import ExitCode
+from .interruptable import InterruptableFuture, interruptable_task
 from .node import ProcessNode
+from .processes.builder import ProcessBuilder
 from .processes.functions import calcfunction, workfunction
+from .processes.handlers import ProcessHandlerReport, process_handler
 from .processes.process import Process
+from .processes.restart import BaseRestartWorkChain
 from .processes.visit import on_kill
 from .processes.workchain import ToContext, WorkChain, append_, assign_
+from .retry import exponential_backoff_retry
 from .runner import Runner
 from .spec import ProcessSpec
 from .spec.outline import if_, return_, while_
@@ -43,17 +48,21 @@ from .states import ProcessState
 from .values import File, Folder, register_codec, register_exception
 
 __all__ = [
+    'BaseRestartWorkChain',
     'CorruptValue',
     'Engine',
     'EngineStopped',
     'ExitCode',
     'File',
     'Folder',
+    'InterruptableFuture',
     'KeyConflict',
     'KilledError',
     'LeaseLost',
     'Process',
+    'ProcessBuilder',
     'ProcessExcepted',
+    'ProcessHandlerReport',
     'ProcessNode',
     'ProcessNotFound',
     'ProcessParked',
@@ -78,13 +87,17 @@ __all__ = [
     'assign_',
     'calcfunction',
     'default_engine',
+    'exponential_backoff_retry',
     'if_',
+    'interruptable_task',
     'on_kill',
+    'process_handler',
     'register_codec',
     'register_exception',
     'return_',
     'run',
     'run_get_node',
+    'run_get_pid',
     'submit',
     'while_',
     'workfunction',

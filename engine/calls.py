@@ -26,7 +26,7 @@ from .errors import (
     StoreError,
 )
 from .faults import FaultPoint
-from .launch import compose, merge_inputs
+from .launch import compose, resolve
 from .node import ProcessNode
 from .parts import RETRY_FIRST, RETRY_MOST, EngineParts
 from .pids import PidBlocks
@@ -88,7 +88,7 @@ class Calls:
         self, visit: Visit, target: Any, inputs: Mapping[str, Any] | None, kwargs: Mapping[str, Any]
     ) -> ProcessNode:
         """Make a child part of the visit's unit; one with a key must be looked up at once, so it commits early."""
-        given = merge_inputs(inputs, kwargs)
+        target, given = resolve(target, inputs, kwargs)
         if 'key' in (given.get('metadata') or {}):
             return self.submit(target, given)
         if visit.is_dead:

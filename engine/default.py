@@ -17,7 +17,7 @@ from .processes.functions import set_default_host
 from .processes.visit import clear_current, current_visit
 from .tracebacks import SHORT_TRACEBACK
 
-__all__ = ['default_engine', 'run', 'run_get_node', 'submit']
+__all__ = ['default_engine', 'run', 'run_get_node', 'run_get_pid', 'submit']
 
 LOGGER = logging.getLogger(__name__)
 
@@ -64,6 +64,13 @@ def run_get_node(
     """Like :func:`run`, and return the process's node too; see :meth:`Engine.run_get_node`."""
     with SHORT_TRACEBACK:
         return current_engine().run_get_node(process, inputs, **kwargs)
+
+
+def run_get_pid(
+    process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any
+) -> tuple[Any, int]:
+    """Like :func:`run`, and return the process's number too; see :meth:`Engine.run_get_pid`."""
+    return current_engine().run_get_pid(process, inputs, **kwargs)
 
 
 def submit(process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any) -> ProcessNode:

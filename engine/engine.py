@@ -25,7 +25,7 @@ from .errors import EngineStopped
 from .faults import Faults, NoFaults
 from .function_calls import FunctionCalls
 from .futures import HostFuture
-from .launch import merge_inputs
+from .launch import resolve
 from .node import ProcessNode
 from .pids import PidBlocks
 from .processes.functions import ProcessFunction
@@ -186,8 +186,8 @@ class Engine:
     def run(self, process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any) -> Any:
         """Run a process to its end and return its outputs.
 
-        :param process: a process class or a process function; for a function, what calling it would return is
-            returned.
+        :param process: a process class, a process function or a builder of one; for a function, what calling it
+            would return is returned.
         :param inputs: inputs as a mapping; keyword arguments add to them. ``metadata={'key': ...}`` makes the
             call idempotent: the same key, class and inputs attach to the process that is there.
         :raises ValidationError: the inputs do not fit.
@@ -208,7 +208,8 @@ class Engine:
         refuse_on_loop_thread('run()', 'await engine.run_async()')
         with SHORT_TRACEBACK:
             calls = self._running()
-            node, ended = calls.start(process, merge_inputs(inputs, kwargs))
+            process, given = resolve(process, inputs, kwargs)
+            node, ended = calls.start(process, given)
             try:
                 calls.wait_for(node, ended, None, 'run()', 'await engine.run_async()')
                 return _outcome(calls, process, node), node
@@ -218,6 +219,13 @@ class Engine:
             finally:
                 self.core.terminations.forget(node.pid, ended)
 
+    def run_get_pid(
+        self, process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any
+    ) -> tuple[Any, int]:
+        """Like :meth:`run`, and return the process's number too."""
+        outputs, node = self.run_get_node(process, inputs, **kwargs)
+        return outputs, node.pid
+
     def submit(self, process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any) -> ProcessNode:
         """Start a process in the background; it is durable when this returns.
 
@@ -225,7 +233,7 @@ class Engine:
         """
         refuse_on_loop_thread('submit()', 'await engine.run_async(), or self.submit() inside a step')
         with SHORT_TRACEBACK:
-            return self._running().submit(process, merge_inputs(inputs, kwargs))
+            return self._running().submit(*resolve(process, inputs, kwargs))
 
     async def run_async(
         self, process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any
@@ -236,7 +244,8 @@ class Engine:
         """
         with SHORT_TRACEBACK:
             calls = self._running()
-            node, ended = await calls.start_async(process, merge_inputs(inputs, kwargs))
+            process, given = resolve(process, inputs, kwargs)
+            node, ended = await calls.start_async(process, given)
             try:
                 await calls.wait_for_async(node, ended)
                 return _outcome(calls, process, node)

@@ -12,26 +12,41 @@ from typing import Any
 
 from .errors import ValidationError
 from .processes.attributes import plain
+from .processes.builder import ProcessBuilder, ProcessBuilderNamespace
 from .processes.functions import process_class_of
 from .processes.identity import identify
+from .processes.metadata import METADATA_NAMES
 from .states import ProcessState
 from .store.records import ProcessRecord
 from .values import Codec
 
-__all__ = ['compose', 'merge_inputs']
+__all__ = ['compose', 'resolve']
 
-_METADATA = ('label', 'description', 'key', 'call_link_label')
+
+def resolve(
+    process: Any, inputs: Mapping[str, Any] | None, kwargs: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The process class or function that is meant, and its inputs; a builder brings both along.
+
+    :raises TypeError: an input is given twice.
+    """
+    given = merge_inputs(inputs, kwargs)
+    if not isinstance(process, ProcessBuilder):
+        return process, given
+    return process._target, merge_inputs(process._inputs(prune=True), given)
 
 
 def merge_inputs(inputs: Mapping[str, Any] | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Inputs given as a mapping and as keyword arguments, together."""
     if inputs is None:
         return dict(kwargs)
+    if isinstance(inputs, ProcessBuilderNamespace):
+        inputs = inputs._inputs(prune=True)
     if not isinstance(inputs, Mapping):
         raise TypeError(f'inputs are given as a mapping or as keyword arguments, not as {inputs!r}')
     twice = sorted(inputs.keys() & kwargs.keys())
     if twice:
-        raise TypeError(f'the input {twice[0]!r} is given twice, in the mapping and as a keyword argument')
+        raise TypeError(f'the input {twice[0]!r} is given twice, in the builder or mapping and beside it')
     return {**inputs, **kwargs}
 
 
@@ -104,8 +119,8 @@ def _check_metadata(label: str, metadata: Any) -> Mapping[str, str]:
     if not isinstance(metadata, Mapping):
         raise ValidationError(f'{label}: metadata is a mapping such as {{"label": "..."}}, not {metadata!r}')
     for name, value in metadata.items():
-        if name not in _METADATA:
-            raise ValidationError(f'{label}: metadata.{name} is unknown; there is {", ".join(_METADATA)}')
+        if name not in METADATA_NAMES:
+            raise ValidationError(f'{label}: metadata.{name} is unknown; there is {", ".join(METADATA_NAMES)}')
         if not isinstance(value, str):
             raise ValidationError(f'{label}: metadata.{name} must be a str, not {value!r}')
     if metadata.get('key') == '':

@@ -45,6 +45,15 @@ def plain(value: Any) -> Any:
     return value
 
 
+def thawed(value: Any) -> Any:
+    """``value`` with all dictionaries and lists in it copied, and read-only namespaces made changeable."""
+    if isinstance(value, (AttributeDict, FrozenAttributes)):
+        return AttributeDict({key: thawed(inner) for key, inner in value.items()})
+    if type(value) is dict:
+        return {key: thawed(inner) for key, inner in value.items()}
+    return [thawed(inner) for inner in value] if type(value) is list else value
+
+
 class FrozenAttributes(Mapping[str, Any]):
     """A read-only mapping with attribute access, nested namespaces included; what inputs and outputs are.
 

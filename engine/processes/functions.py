@@ -19,6 +19,7 @@ from ..errors import SpecError
 from ..exit_code import ExitCode
 from ..spec import ProcessSpec
 from ..tracebacks import SHORT_TRACEBACK
+from .builder import ProcessBuilder, make_builder
 from .process import Process
 from .visit import Host, current_visit
 
@@ -112,6 +113,10 @@ class ProcessFunction(Generic[P, R]):
     def spec(self) -> ProcessSpec:
         """The specification that follows from the signature."""
         return self.process_class.spec()
+
+    def get_builder(self) -> ProcessBuilder:
+        """A builder, see :meth:`Process.get_builder`."""
+        return make_builder(self, self.spec().inputs, self.__name__)
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs that a call with these arguments gives."""

@@ -15,7 +15,9 @@ from ..errors import SpecError
 from ..exit_code import ExitCode, ExitCodesNamespace
 from ..logging import ProcessLogger, process_logger, report_to
 from ..spec import PortNamespace, ProcessSpec
-from .attributes import FrozenAttributes, plain
+from ..spec.exposure import exposed_class
+from .attributes import AttributeDict, FrozenAttributes, plain, thawed
+from .builder import ProcessBuilder, make_builder
 from .machine import Ending
 
 if TYPE_CHECKING:
@@ -89,6 +91,11 @@ class Process:
             spec.seal()
             cls._spec = spec
         return spec
+
+    @classmethod
+    def get_builder(cls) -> ProcessBuilder:
+        """A builder: inputs are set one by one and checked at once; ``run`` and ``submit`` take it as it is."""
+        return make_builder(cls, cls.spec().inputs, cls.__name__)
 
     _spec: ClassVar[ProcessSpec]
 
@@ -178,6 +185,45 @@ class Process:
         """
         visit = self._here()
         return visit.host.submit_child(visit, process, inputs, kwargs)
+
+    def exposed_inputs(
+        self, process: Any, namespace: str | None = None, agglomerate: bool = True
+    ) -> AttributeDict:
+        """The inputs that stand for those of another process, as ``spec.expose_inputs`` has taken them over.
+
+        They are copies: a step may change them, and hand them to :meth:`submit`.
+
+        :param process: the process class or process function.
+        :param namespace: where its inputs were put.
+        :param agglomerate: take those exposed in the namespaces around it too; the innermost value counts.
+        :raises ValueError: none of that process's inputs were exposed there.
+        """
+        exposed = AttributeDict()
+        places = self.spec().exposed_inputs.places(exposed_class(process), namespace, agglomerate=agglomerate)
+        for path, names in places:
+            values: Any = self._inputs
+            for part in path.split('.') if path else ():
+                values = values.get(part) or {}
+            exposed.update({name: thawed(values[name]) for name in names if name in values})
+        return exposed
+
+    def exposed_outputs(
+        self, node: ProcessNode, process: Any, namespace: str | None = None, agglomerate: bool = True
+    ) -> AttributeDict:
+        """The outputs of a child under the names that ``spec.expose_outputs`` has given them, for :meth:`out_many`.
+
+        :param node: the child.
+        :param process: its class or process function.
+        :param namespace: where its outputs were put; it becomes part of the names.
+        :param agglomerate: take those exposed in the namespaces around it too; each output counts once, innermost.
+        :raises ValueError: none of that process's outputs were exposed there.
+        """
+        outputs = node.outputs
+        places = self.spec().exposed_outputs.places(exposed_class(process), namespace, agglomerate=agglomerate)
+        where = {name: path for path, names in places for name in names if name in outputs}
+        return AttributeDict(
+            {f'{path}.{name}' if path else name: thawed(outputs[name]) for name, path in where.items()}
+        )
 
     # -- for the runner ----------------------------------------------------------------------------------
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import SpecError, ValidationError
 from ..exit_code import BASE_EXIT_CODES, ExitCode, ExitCodesNamespace
 from .checks import Problem, is_name
+from .exposure import Exposures, exposed_class
 from .outline import Command, Outline, compile_outline
 from .plan import Plan, report
 from .ports import SEPARATOR, InputPort, OutputPort, Port, PortNamespace
@@ -31,6 +32,8 @@ class ProcessSpec:
         self.label = label or (process_class.__name__ if process_class is not None else 'Process')
         self._inputs = PortNamespace('inputs')
         self._outputs = PortNamespace('outputs')
+        self._exposed_inputs = Exposures(self._inputs, ignored=METADATA)
+        self._exposed_outputs = Exposures(self._outputs)
         self._exit_codes = BASE_EXIT_CODES
         self._outline: Outline | None = None
         self._sealed = False
@@ -57,6 +60,40 @@ class ProcessSpec:
     def output_namespace(self, name: str, **kwargs: Any) -> None:
         """Declare a namespace of outputs; ``kwargs`` are those of :class:`PortNamespace`."""
         self._add(self._outputs, PortNamespace, name, kwargs)
+
+    def expose_inputs(
+        self,
+        process: Any,
+        namespace: str | None = None,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+        namespace_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Take over the inputs of another process, as copies; an input of the same name is replaced.
+
+        The namespace takes over what the other's inputs are as a whole too: their validator, whether they are dynamic
+        and so on.
+
+        :param process: a process class or process function.
+        :param namespace: where to put them, with dots for nested namespaces; at the top level by default.
+        :param exclude: names to leave out, with dots for what is in a namespace.
+        :param include: the only names to take; one of a namespace takes all in it. Not together with ``exclude``.
+        :param namespace_options: what the namespace shall be instead, such as ``{'required': False,
+            'populate_defaults': False}``; the keywords of :class:`PortNamespace`.
+        :raises SpecError: ``process`` is none, a name or option is unknown, or the spec is sealed.
+        """
+        self._expose(self._exposed_inputs, process, namespace, exclude, include, namespace_options)
+
+    def expose_outputs(
+        self,
+        process: Any,
+        namespace: str | None = None,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+        namespace_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Take over the outputs of another process, as :meth:`expose_inputs` does with inputs."""
+        self._expose(self._exposed_outputs, process, namespace, exclude, include, namespace_options)
 
     def exit_code(self, status: int, label: str, message: str, invalidates_cache: bool = False) -> None:
         """Declare an exit code; one with the same label is replaced.
@@ -103,6 +140,16 @@ class ProcessSpec:
     def outputs(self) -> PortNamespace:
         """The namespace of the outputs."""
         return self._outputs
+
+    @property
+    def exposed_inputs(self) -> Exposures:
+        """Which inputs were taken over from which processes."""
+        return self._exposed_inputs
+
+    @property
+    def exposed_outputs(self) -> Exposures:
+        """Which outputs were taken over from which processes."""
+        return self._exposed_outputs
 
     @property
     def exit_codes(self) -> ExitCodesNamespace:
@@ -190,6 +237,30 @@ class ProcessSpec:
         return str(report(self.label, 'outputs', problems + missing))
 
     # -- helpers ---------------------------------------------------------------------------------
+
+    def _expose(
+        self,
+        exposures: Exposures,
+        process: Any,
+        namespace: str | None,
+        exclude: Iterable[str] | None,
+        include: Iterable[str] | None,
+        options: Mapping[str, Any] | None,
+    ) -> None:
+        what = 'inputs' if exposures is self._exposed_inputs else 'outputs'
+        self._refuse_if_sealed(f'exposed {what}')
+        if what == 'inputs' and isinstance(namespace, str) and namespace.split(SEPARATOR)[0] == METADATA:
+            raise SpecError(f"{self.label}: inputs cannot be exposed in {METADATA!r}, which is the engine's own")
+        try:
+            process_class = exposed_class(process)
+            if process_class is self.process_class:
+                raise SpecError('a process cannot expose its own ports')
+            source: PortNamespace = getattr(process.spec(), what)
+            exposures.expose(
+                process_class, source, namespace=namespace, exclude=exclude, include=include, options=options
+            )
+        except SpecError as exc:
+            raise SpecError(f'{self.label}: expose_{what}: {exc}') from exc
 
     def _add(self, root: PortNamespace, kind: type[Port], name: str, kwargs: dict[str, Any]) -> None:
         self._refuse_if_sealed(f'{root.name} {name}')
