@@ -372,6 +372,30 @@ class Engine:
         killed = calls.kill([node.pid], message or 'killed').result()
         return node.pid in killed
 
+    def pause(self, pid: int | ProcessNode, message: str | None = None) -> bool:
+        """Pause a process and its descendants; durable when this returns, whatever runs.
+
+        A step that executes is not interrupted; no other is taken after it. What waits goes on waiting, and stays put
+        when it is woken. Whoever waits for a paused process waits on.
+
+        :param message: the reason, for the process's log stream.
+        :returns: whether it was paused by this call; ``False`` when it has ended or was paused by itself before.
+        :raises ProcessNotFound: there is no such process.
+        """
+        calls = self._running()
+        (node,) = self._nodes_of(pid)
+        return node.pid in calls.pause([node.pid], message).result()
+
+    def play(self, pid: int | ProcessNode) -> bool:
+        """Let a paused process go on, and its descendants except those that were paused by themselves.
+
+        :returns: whether anything goes on by this call; ``False`` when nothing was paused.
+        :raises ProcessNotFound: there is no such process.
+        """
+        calls = self._running()
+        (node,) = self._nodes_of(pid)
+        return bool(calls.play([node.pid]).result())
+
     # -- for processes: see treadle.engine.processes.visit.Host ------------------------------------------------
 
     @property

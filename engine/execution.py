@@ -32,6 +32,7 @@ from .processes.machine import (
     Ending,
     Event,
     Life,
+    PausedBefore,
     Refused,
     StepEnded,
     StepParked,
@@ -108,6 +109,8 @@ class Execution:
                 return await self._end_again()
             case Command.RELEASE:
                 self._release()
+            case Command.SET_ASIDE:
+                self._release(take_again=True)
             case Command.PARK:
                 self._release()
                 self._parts.park(self._record.pid, self._parked_because)
@@ -165,10 +168,10 @@ class Execution:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._is_stopping.wait(), pause)
 
-    def _release(self) -> None:
+    def _release(self, *, take_again: bool = False) -> None:
         fence = Fence(self._record.pid, self._record.epoch, self._version)
         with contextlib.suppress(EngineStopped):  # the engine's own end releases all that it owns
-            self._parts.store.call(lambda transaction: transaction.release(fence))
+            self._parts.store.call(lambda transaction: transaction.release(fence, take_again=take_again))
 
     # -- on a step thread --------------------------------------------------------------------------------
 
@@ -217,6 +220,10 @@ class Execution:
         if not self._parts.dispatcher.begin_visit(visit):
             self._parts.dispatcher.end_visit(visit)
             self._answer(StepWasAborted())
+            return False
+        if self._parts.dispatcher.is_paused(visit):
+            self._parts.dispatcher.end_visit(visit)
+            self._answer(PausedBefore())
             return False
         self._parts.faults.hit(FaultPoint.STEP_STARTED)
         return True
@@ -362,6 +369,7 @@ class Execution:
             create=tuple(visit.children),
             log=tuple(visit.log),
             kept_calls=frozenset(visit.asked) if visit.replayed else None,
+            pauses=visit.pauses,
         )
 
     def _commit(self, ending: Ending, unit: Unit) -> None:
@@ -397,7 +405,7 @@ class Execution:
             self._visits += 1
             self._unit = None
             self._retry_pause = RETRY_FIRST
-            self._answer(Committed(satisfied=verdict.satisfied))
+            self._answer(Committed(satisfied=verdict.satisfied, paused=verdict.paused))
         elif isinstance(verdict, Failure):
             if not isinstance(verdict.error, EngineStopped):
                 LOGGER.error('process %d: its step could not be written: %s', self._record.pid, verdict.error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import logging
 from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -178,6 +179,18 @@ class Process:
         """
         visit = self._here()
         return visit.host.submit_child(visit, process, inputs, kwargs)
+
+    def pause(self, message: str | None = None) -> None:
+        """Pause this process and its descendants when this step is committed; :meth:`Engine.play` lets it go on.
+
+        It does nothing in a step after which the process has ended.
+
+        :param message: the reason, for the process's log stream.
+        """
+        visit = self._here()
+        visit.pauses = True
+        text = 'paused itself' if message is None else f'paused itself: {message}'
+        visit.record(logging.INFO, 'treadle.intents', text)
 
     # -- for the runner ----------------------------------------------------------------------------------
 
