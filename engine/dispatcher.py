@@ -161,6 +161,10 @@ class Dispatcher:
         """The steps that go on now."""
         return [visit for visit in list(self._held.values()) if visit is not None]
 
+    def held_pids(self) -> list[int]:
+        """The processes that the workers hold."""
+        return [pid for pid, _ in list(self._held)]
+
     def pause(self, pauses: Mapping[int, bool]) -> None:
         """These processes were paused, or played; on the store thread."""
         for claim in list(self._held):

@@ -67,6 +67,10 @@ class Queries:
         ended = _listed(TERMINAL_STATES)
         self.select_processes = f'SELECT {_PROCESS} FROM process WHERE {among("pid")}'
         self.select_states = f'SELECT pid, state FROM process WHERE {among("pid")}'
+        self.select_intents = (
+            f'SELECT pid, state, paused FROM process WHERE {among("pid")} '
+            f"AND (state = 'killed' OR paused != 0)"
+        )
         self.select_children = f'SELECT {_PROCESS} FROM process WHERE parent = {named("parent")} ORDER BY pid'
         self.select_call = (
             f'SELECT {_PROCESS} FROM process WHERE parent = {named("parent")} '

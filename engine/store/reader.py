@@ -75,6 +75,11 @@ class Reader:
         """The states of those of ``pids`` that exist."""
         return dict(self._fetch(self._sql.select_states, {'pids': self._sql.dialect.pids(pids)}))
 
+    def intents(self, pids: Iterable[int]) -> list[tuple[int, str, int]]:
+        """Those of ``pids`` that were killed or are paused: (pid, state, paused)."""
+        rows = self._fetch(self._sql.select_intents, {'pids': self._sql.dialect.pids(pids)})
+        return [tuple(row) for row in rows]
+
     def children(self, pid: int) -> list[ProcessRecord]:
         """The processes that ``pid`` has called, oldest first."""
         return [ProcessRecord(*row) for row in self._fetch(self._sql.select_children, {'parent': pid})]

@@ -16,6 +16,7 @@ from treadle.engine import (
     WorkChain,
     append_,
     calcfunction,
+    on_kill,
 )
 
 PATIENCE = 30.0
@@ -327,3 +328,47 @@ class TestMisuse:
         engine.run(Leaks)
         with pytest.raises(RuntimeError, match='not in a step'):
             kept[0].pause()
+
+
+class TestFromElsewhere:
+    """Intents that another engine writes into the store; the one that runs the process notices them."""
+
+    def test_a_pause_of_what_waits_for_a_permit(self, make_engine, steps: Steps):
+        engine, other = make_engine(steps=1), make_engine()
+        holding = engine.submit(Two)
+        steps.wait_for_one()
+        node = engine.submit(Two)
+        assert other.pause(node.pid, 'from elsewhere')
+        noticed = threading.Event()
+        for _ in range(3000):
+            if engine.core.dispatcher._paused:
+                break
+            noticed.wait(0.01)
+        steps.let_go(2)
+        assert engine.wait(holding, PATIENCE).is_finished_ok
+        settled(engine, node.pid)
+        assert [pid for pid, _ in steps.taken] == [holding.pid] * 2
+        assert other.play(node.pid)
+        steps.let_go(2)
+        assert engine.wait(node, PATIENCE).is_finished_ok
+
+    def test_a_kill_reaches_the_step(self, make_engine):
+        begun, told = threading.Event(), threading.Event()
+
+        class Blocks(WorkChain):
+            @classmethod
+            def define(cls, spec):
+                super().define(spec)
+                spec.outline(cls.only)
+
+            def only(self):
+                with on_kill(told.set):
+                    begun.set()
+                    assert told.wait(PATIENCE)
+
+        engine, other = make_engine(), make_engine()
+        node = engine.submit(Blocks)
+        assert begun.wait(PATIENCE)
+        assert other.kill(node.pid)
+        assert told.wait(PATIENCE)
+        assert engine.wait(node, PATIENCE).is_killed
