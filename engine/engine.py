@@ -34,6 +34,7 @@ from .states import ProcessState
 from .store.location import locate
 from .terminations import End
 from .values import Codec
+from .why import explain
 
 __all__ = ['Engine']
 
@@ -356,6 +357,26 @@ class Engine:
         if self.core.state != 'stopped':
             self._running()
         return self.core.source.reader.unfinished_of(self.core.membership.engine_id)
+
+    def why(self, pid: int | ProcessNode) -> dict[str, Any]:
+        """Why a process is where it is, as plain data; ``because`` says it in sentences.
+
+        Beside what ``treadle why PID --json`` prints, which ``docs/command.rst`` describes: ``executing``, whether a
+        step of it executes in this engine now, and ``parked``, why this engine leaves it alone, or ``None``.
+
+        :raises ProcessNotFound: there is no such process.
+        """
+        self._running()
+        number = pid.pid if isinstance(pid, ProcessNode) else pid
+        core = self.core
+        reasons = explain(core.source.reader, core.location, number)
+        executing = any(visit.pid == number for visit in core.dispatcher.visits())
+        parked = core.claims.parked.get(number)
+        if executing and reasons['state'] == ProcessState.KILLED:
+            reasons['because'] += ' One does so now.'
+        if parked is not None:
+            reasons['because'] += f' Engine {self.name!r} leaves it alone: {parked}'
+        return {**reasons, 'executing': executing, 'parked': parked}
 
     # -- control -----------------------------------------------------------------------------------------------
 

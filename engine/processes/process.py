@@ -16,6 +16,7 @@ from ..errors import SpecError
 from ..exit_code import ExitCode, ExitCodesNamespace
 from ..logging import ProcessLogger, process_logger, report_to
 from ..spec import PortNamespace, ProcessSpec
+from ..store.records import INTENTS
 from .attributes import FrozenAttributes, plain
 from .machine import Ending
 
@@ -190,7 +191,7 @@ class Process:
         visit = self._here()
         visit.pauses = True
         text = 'paused itself' if message is None else f'paused itself: {message}'
-        visit.record(logging.INFO, 'treadle.intents', text)
+        visit.record(logging.INFO, INTENTS, text)
 
     # -- for the runner ----------------------------------------------------------------------------------
 

@@ -75,6 +75,9 @@ class ProcessSummary(msgspec.Struct, frozen=True, gc=False):
     called_ended: int
 
 
+#: The logger under which a pause and a play stand in the log stream of the process that they name.
+INTENTS = 'treadle.intents'
+
 #: Bits of ``ProcessRecord.paused``: by an intent of its own, and because a process above it was.
 PAUSED_ITSELF, PAUSED_FROM_ABOVE = 1, 2
 

@@ -21,6 +21,7 @@ import msgspec
 from ..errors import KeyConflict
 from ..states import TERMINAL_STATES, ProcessState
 from .records import (
+    INTENTS,
     PAUSED_FROM_ABOVE,
     PAUSED_ITSELF,
     Advance,
@@ -42,8 +43,6 @@ _OWNED_STATES = frozenset({ProcessState.CREATED, ProcessState.RUNNING})
 
 #: All bits of the column ``paused``.
 _ANY_PAUSE = PAUSED_ITSELF | PAUSED_FROM_ABOVE
-#: The logger under which intents stand in the log stream of the process that they name.
-_INTENTS = 'treadle.intents'
 
 
 class Cursor(Protocol):
@@ -416,7 +415,7 @@ class Transaction:
             )
 
     def _log_intent(self, pids: Iterable[int], message: str) -> None:
-        self.write_log([LogEntry(pid, self._now, logging.INFO, _INTENTS, message) for pid in pids])
+        self.write_log([LogEntry(pid, self._now, logging.INFO, INTENTS, message) for pid in pids])
 
     def release(self, fence: Fence, *, take_again: bool = False) -> None:
         """Give a claimed process back, to be claimed by anyone.

@@ -372,3 +372,24 @@ class TestFromElsewhere:
         assert other.kill(node.pid)
         assert told.wait(PATIENCE)
         assert engine.wait(node, PATIENCE).is_killed
+
+
+class TestWhy:
+    def test_a_killed_process_whose_step_executes(self, engine: Engine, steps: Steps):
+        node = engine.submit(Two)
+        steps.wait_for_one()
+        assert engine.why(node)['executing']
+        engine.kill(node, 'enough')
+        why = engine.why(node.pid)
+        assert (why['state'], why['executing'], why['exit_message']) == ('killed', True, 'enough')
+        assert 'results dropped when it returns. One does so now.' in why['because']
+
+    def test_what_waits_and_what_is_paused(self, engine: Engine, steps: Steps):
+        node = engine.submit(Parent)
+        steps.wait_for_one()
+        (child,) = node.called
+        assert [each['pid'] for each in engine.why(node)['awaits']] == [child.pid]
+        engine.pause(node, 'for lunch')
+        why = engine.why(child)
+        assert (why['paused_by']['pid'], why['paused_by']['message']) == (node.pid, 'paused: for lunch')
+        engine.kill(node)
