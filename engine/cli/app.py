@@ -15,6 +15,7 @@ from .control import kill, pause, play, wait
 from .log import log
 from .ps import ps
 from .show import show
+from .start import run, submit, worker
 from .status import status
 from .tree import tree
 from .why import why
@@ -38,7 +39,7 @@ def treadle() -> None:
     """
 
 
-for command in (ps, show, tree, why, log, status, wait, kill, pause, play):
+for command in (ps, show, tree, why, log, status, wait, kill, pause, play, run, submit, worker):
     treadle.add_command(command)
 
 

@@ -71,7 +71,7 @@ class Transaction:
     """One transaction's view of the store.
 
     :param cursor: a cursor inside a begun transaction.
-    :param engine_id: the engine that claims.
+    :param engine_id: the engine that claims; 0 for a writer that is none.
     :param admission: asked before each claim.
     """
 
@@ -177,7 +177,7 @@ class Transaction:
                 f'which has {"other inputs" if holder.class_name == record.class_name else "another class"}; use '
                 f'another key, or the same inputs to attach to that process'
             )
-        if holder.owner is None:
+        if holder.owner is None and self._engine_id:
             # With its children: an engine that runs only what is its own would leave them alone for ever.
             self._cursor.execute(
                 self._sql.adopt,
