@@ -18,6 +18,7 @@ from .show import show
 from .start import run, submit, worker
 from .status import status
 from .tree import tree
+from .watch import watch
 from .why import why
 
 __all__ = ['main', 'treadle']
@@ -39,7 +40,7 @@ def treadle() -> None:
     """
 
 
-for command in (ps, show, tree, why, log, status, wait, kill, pause, play, run, submit, worker):
+for command in (ps, show, tree, why, log, status, watch, wait, kill, pause, play, run, submit, worker):
     treadle.add_command(command)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import sqlite3
 import statistics
 import subprocess
@@ -267,3 +269,28 @@ def test_wait_says_how_they_ended(treadle, filled):
 def test_why_of_the_ended(treadle, filled):
     assert 'finished with exit status 410' in treadle('why', 1, store=filled).stdout
     assert 'It raised ArithmeticError: x is -1' in treadle('why', 3, store=filled).stdout
+
+
+class TestWatch:
+    def test_it_needs_a_terminal(self, treadle, filled):
+        done = treadle('watch', store=filled)
+        assert (done.returncode, done.stdout) == (2, '') and 'watch needs a terminal' in done.stderr
+
+    def test_one_process_until_it_has_ended(self, treadle, left):
+        observer, terminal = pty.openpty()
+        watching = subprocess.Popen(
+            [sys.executable, '-W', 'error', '-m', 'treadle.engine.cli', 'watch', '1', '--store', left], stdout=terminal
+        )
+        os.close(terminal)
+        shown = b''
+        with watching, open(observer, 'rb', buffering=0) as screen:
+            try:
+                while b'Leaf' not in shown:
+                    shown += screen.read(65536)
+                assert treadle('kill', 1, store=left).returncode == 0
+                while part := screen.read(65536):
+                    shown += part
+            except OSError:
+                pass  # Linux says so when the other end is closed
+            assert watching.wait(30) == 0
+        assert b'3 of 3 live' in shown and b'0 of 3 live' in shown and b'killed' in shown
