@@ -359,6 +359,14 @@ class Calls:
         """Kill processes with all their descendants; the future resolves when it is durable."""
         return self._parts.store.call(lambda transaction: transaction.kill(pids, message))
 
+    def pause(self, pids: Sequence[int], message: str | None) -> Future[list[int]]:
+        """Pause processes with all their descendants; the future resolves when it is durable."""
+        return self._parts.store.call(lambda transaction: transaction.pause(pids, message))
+
+    def play(self, pids: Sequence[int]) -> Future[list[int]]:
+        """Let processes go on; the future resolves when it is durable."""
+        return self._parts.store.call(lambda transaction: transaction.play(pids))
+
     def interrupted(self, pid: int) -> None:
         """After Ctrl-C: kill the process durably, then let what its steps have started come to an end.
 

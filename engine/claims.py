@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ..threads import LoopClosed, StartFailed
 from .errors import EngineStopped, ProcessParked, StoreError
 from .processes.identity import ClassMissing, find, is_known
-from .states import TERMINAL_STATES
+from .states import TERMINAL_STATES, ProcessState
 from .store.records import ProcessRecord
 
 if TYPE_CHECKING:
@@ -137,11 +137,20 @@ class Claims:
                 self._again = False
 
     def _tell_of_ends(self) -> None:
-        """Ends that another engine has committed, told to whoever waits here."""
+        """What another OS process has committed: ends, told to whoever waits here, and intents for what is held."""
         with self._lock:
             if not self._ends:
                 return
             self._ends = False
+        held = self._parts.dispatcher.held_pids()
+        if held:
+            intents = self._parts.source.reader.intents(held)
+            killed = [pid for pid, state, _ in intents if state == ProcessState.KILLED]
+            if killed:
+                self._parts.aborts.killed(killed)
+            # Never that something was played: what is read here may be older than what this engine has written since.
+            # A process that is set aside for nothing is taken again at once.
+            self._parts.dispatcher.pause({pid: True for pid, _, paused in intents if paused})
         awaited = self._parts.terminations.awaited()
         if awaited:
             states = self._parts.source.reader.states(awaited)

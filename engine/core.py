@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Literal
 
@@ -281,6 +281,10 @@ class Core:
         self.terminations.ended(change.pid for change in changes if change.after in TERMINAL_STATES)
         if claims:
             self.dispatcher.dispatch(claims)
+
+    def paused(self, pauses: Mapping[int, bool]) -> None:
+        """Processes are durably paused, or no longer; on the store thread, right after the commit."""
+        self.dispatcher.pause(pauses)
 
     def park(self, pid: int, reason: str) -> None:
         """Leave a process alone that this engine cannot run, and tell whoever waits for it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 
 from ..threads import LoopClosed
@@ -42,6 +42,7 @@ class Dispatcher:
         # By pid and epoch: a process can be claimed anew before the worker that it has left takes notice.
         self._held: dict[tuple[int, int], Visit | None] = {}
         self._killed: set[tuple[int, int]] = set()
+        self._paused: set[tuple[int, int]] = set()
         self._endings: dict[Visit, list[Future[None]]] = {}
         self._endings_lock = threading.Lock()
         self._workers: Sequence[Callable[[Sequence[ProcessRecord]], None]] = ()
@@ -114,6 +115,7 @@ class Dispatcher:
         """A worker no longer holds what was claimed with that epoch."""
         visit = self._held.pop((pid, epoch), None)
         self._killed.discard((pid, epoch))
+        self._paused.discard((pid, epoch))
         if visit is not None and self._endings:
             self._tell_over(visit)
 
@@ -126,6 +128,10 @@ class Dispatcher:
         """
         self._held[visit.claim] = visit
         return visit.claim not in self._killed and not self._closed
+
+    def is_paused(self, visit: Visit) -> bool:
+        """Whether a pause was committed after the process was claimed; asked right before a step."""
+        return visit.claim in self._paused
 
     def end_visit(self, visit: Visit) -> None:
         """The step is over; its process is still held."""
@@ -154,6 +160,17 @@ class Dispatcher:
     def visits(self) -> list[Visit]:
         """The steps that go on now."""
         return [visit for visit in list(self._held.values()) if visit is not None]
+
+    def held_pids(self) -> list[int]:
+        """The processes that the workers hold."""
+        return [pid for pid, _ in list(self._held)]
+
+    def pause(self, pauses: Mapping[int, bool]) -> None:
+        """These processes were paused, or played; on the store thread."""
+        for claim in list(self._held):
+            paused = pauses.get(claim[0])
+            if paused is not None:
+                (self._paused.add if paused else self._paused.discard)(claim)
 
     def kill(self, pids: Iterable[int]) -> list[Visit]:
         """These processes were killed; returns the steps of theirs that go on and must be told."""

@@ -35,6 +35,7 @@ from .store.location import locate
 from .terminations import End
 from .tracebacks import SHORT_TRACEBACK
 from .values import Codec
+from .why import explain
 
 __all__ = ['Engine']
 
@@ -360,6 +361,26 @@ class Engine:
             self._running()
         return self.core.source.reader.unfinished_of(self.core.membership.engine_id)
 
+    def why(self, pid: int | ProcessNode) -> dict[str, Any]:
+        """Why a process is where it is, as plain data; ``because`` says it in sentences.
+
+        Beside what ``treadle why PID --json`` prints, which ``docs/command.rst`` describes: ``executing``, whether a
+        step of it executes in this engine now, and ``parked``, why this engine leaves it alone, or ``None``.
+
+        :raises ProcessNotFound: there is no such process.
+        """
+        self._running()
+        number = pid.pid if isinstance(pid, ProcessNode) else pid
+        core = self.core
+        reasons = explain(core.source.reader, core.location, number)
+        executing = any(visit.pid == number for visit in core.dispatcher.visits())
+        parked = core.claims.parked.get(number)
+        if executing and reasons['state'] == ProcessState.KILLED:
+            reasons['because'] += ' One does so now.'
+        if parked is not None:
+            reasons['because'] += f' Engine {self.name!r} leaves it alone: {parked}'
+        return {**reasons, 'executing': executing, 'parked': parked}
+
     # -- control -----------------------------------------------------------------------------------------------
 
     def kill(self, pid: int | ProcessNode, message: str | None = None) -> bool:
@@ -377,6 +398,30 @@ class Engine:
         written = calls.kill([node.pid], message or 'killed')
         killed = wait(written, what='kill()', instead=_KILL_INSTEAD)
         return node.pid in killed
+
+    def pause(self, pid: int | ProcessNode, message: str | None = None) -> bool:
+        """Pause a process and its descendants; durable when this returns, whatever runs.
+
+        A step that executes is not interrupted; no other is taken after it. What waits goes on waiting, and stays put
+        when it is woken. Whoever waits for a paused process waits on.
+
+        :param message: the reason, for the process's log stream.
+        :returns: whether it was paused by this call; ``False`` when it has ended or was paused by itself before.
+        :raises ProcessNotFound: there is no such process.
+        """
+        calls = self._running()
+        (node,) = self._nodes_of(pid)
+        return node.pid in calls.pause([node.pid], message).result()
+
+    def play(self, pid: int | ProcessNode) -> bool:
+        """Let a paused process go on, and its descendants except those that were paused by themselves.
+
+        :returns: whether anything goes on by this call; ``False`` when nothing was paused.
+        :raises ProcessNotFound: there is no such process.
+        """
+        calls = self._running()
+        (node,) = self._nodes_of(pid)
+        return bool(calls.play([node.pid]).result())
 
     # -- for processes: see treadle.engine.processes.visit.Host ------------------------------------------------
 

@@ -32,6 +32,7 @@ from .processes.machine import (
     Ending,
     Event,
     Life,
+    PausedBefore,
     Refused,
     StepEnded,
     StepParked,
@@ -108,6 +109,8 @@ class Execution:
                 return await self._end_again()
             case Command.RELEASE:
                 await self._release()
+            case Command.SET_ASIDE:
+                await self._release(take_again=True)
             case Command.PARK:
                 await self._release()
                 self._parts.park(self._record.pid, self._parked_because)
@@ -165,11 +168,13 @@ class Execution:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._is_stopping.wait(), pause)
 
-    async def _release(self) -> None:
+    async def _release(self, *, take_again: bool = False) -> None:
         fence = Fence(self._record.pid, self._record.epoch, self._version)
         while True:
             try:
-                await wait_on_loop(self._parts.store.call(lambda transaction: transaction.release(fence)))
+                await wait_on_loop(
+                    self._parts.store.call(lambda transaction: transaction.release(fence, take_again=take_again))
+                )
                 return
             except EngineStopped:
                 return  # the engine's own end releases all that it owns
@@ -226,6 +231,10 @@ class Execution:
         if not self._parts.dispatcher.begin_visit(visit):
             self._parts.dispatcher.end_visit(visit)
             self._answer(StepWasAborted())
+            return False
+        if self._parts.dispatcher.is_paused(visit):
+            self._parts.dispatcher.end_visit(visit)
+            self._answer(PausedBefore())
             return False
         self._parts.faults.hit(FaultPoint.STEP_STARTED)
         return True
@@ -371,6 +380,7 @@ class Execution:
             create=tuple(visit.children),
             log=tuple(visit.log),
             kept_calls=frozenset(visit.asked) if visit.replayed else None,
+            pauses=visit.pauses,
         )
 
     def _commit(self, ending: Ending, unit: Unit) -> None:
@@ -406,7 +416,7 @@ class Execution:
             self._visits += 1
             self._unit = None
             self._retry_pause = RETRY_FIRST
-            self._answer(Committed(satisfied=verdict.satisfied))
+            self._answer(Committed(satisfied=verdict.satisfied, paused=verdict.paused))
         elif isinstance(verdict, Failure):
             if not isinstance(verdict.error, EngineStopped):
                 LOGGER.error('process %d: its step could not be written: %s', self._record.pid, verdict.error)

@@ -121,7 +121,7 @@ class ProcessNode:
 
     @property
     def paused(self) -> bool:
-        """Whether it is paused."""
+        """Whether it is paused, by itself or with a process above it."""
         return bool(self._row().paused)
 
     @property

@@ -11,9 +11,15 @@ import click
 from click.shell_completion import shell_complete
 
 from ..errors import TreadleError
+from .control import kill, pause, play, wait
 from .log import log
 from .ps import ps
 from .show import show
+from .start import run, submit, worker
+from .status import status
+from .tree import tree
+from .watch import watch
+from .why import why
 
 __all__ = ['main', 'treadle']
 
@@ -28,15 +34,14 @@ COMPLETE: Final = '_TREADLE_COMPLETE'
 @click.group(context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100})
 @click.version_option(package_name='treadle', prog_name='treadle', message='%(prog)s %(version)s')
 def treadle() -> None:
-    """Look at durable processes: what runs, what came out, what was logged.
+    """Look at durable processes and control them: what runs, what came out, what was logged.
 
-    The commands read the store that --store or TREADLE_STORE names, whether an engine runs or not.
+    The commands work on the store that --store or TREADLE_STORE names, whether an engine runs or not.
     """
 
 
-treadle.add_command(ps)
-treadle.add_command(show)
-treadle.add_command(log)
+for command in (ps, show, tree, why, log, status, watch, wait, kill, pause, play, run, submit, worker):
+    treadle.add_command(command)
 
 
 def main() -> NoReturn:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
-from ..errors import StoreError
-from ..store.lockfile import LockState, probe
+from ..store.liveness import lives
 from ..store.records import EngineRecord
 from .options import OpenStore
 from .output import iso
@@ -15,19 +13,8 @@ __all__ = ['describe_engine', 'engine_data', 'is_alive']
 
 
 def is_alive(store: OpenStore, engine: EngineRecord) -> bool | None:
-    """Whether the engine lives; ``None`` when it cannot be told, as for one of another host.
-
-    On one host its lock file says so at once: the operating system frees the lock when the OS process ends.
-    """
-    if engine.ended is not None:
-        return False
-    if engine.host != socket.gethostname():
-        return None
-    try:
-        found = probe(store.location.engines / f'{engine.uuid}.lock')
-    except StoreError:
-        return None  # the file may not be read by this user
-    return None if found is LockState.MISSING else found is LockState.HELD
+    """Whether the engine lives; ``None`` when it cannot be told, as for one of another host."""
+    return lives(store.location, engine)
 
 
 def engine_data(store: OpenStore, engine_id: int | None) -> dict[str, Any] | None:

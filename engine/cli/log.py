@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from ..states import TERMINAL_STATES
+from ..store.changes import Changes
 from ..store.records import LogEntry
-from .options import json_option, open_store, store_option
+from .options import OpenStore, json_option, open_store, store_option
 from .output import clean, iso, local_time, write_json
 
 __all__ = ['log']
@@ -16,15 +18,21 @@ __all__ = ['log']
 
 @click.command()
 @click.argument('pid', type=int)
+@click.option('--follow', '-f', is_flag=True, help='Go on until the process has ended.')
 @json_option
 @store_option
-def log(pid: int, as_json: bool, store: str | None) -> None:
+def log(pid: int, follow: bool, as_json: bool, store: str | None) -> None:
     """Print what process PID has logged and reported, oldest first.
 
     What a step has logged is there once the step is committed.
     """
+    if follow and as_json:
+        raise click.UsageError('--follow writes lines as they come; leave out --json')
     with open_store(store) as opened:
         opened.reader.process(pid)  # says so when there is none
+        if follow:
+            _follow(opened, pid)
+            return
         entries = opened.reader.log(pid)
     if as_json:
         write_json([_as_data(entry) for entry in entries])
@@ -33,6 +41,20 @@ def log(pid: int, as_json: bool, store: str | None) -> None:
         click.echo(_as_text(entry))
     if not entries:
         click.echo(f'process {pid} has logged nothing', err=True)
+
+
+def _follow(store: OpenStore, pid: int) -> None:
+    last = 0
+    with Changes(store.location) as changes:
+        while True:
+            # The state first: what was logged by the end of the process is there when it has ended.
+            ended = store.reader.process(pid).state in TERMINAL_STATES
+            for number, entry in store.reader.log_after(pid, last):
+                click.echo(_as_text(entry))
+                last = number
+            if ended:
+                return
+            changes.wait()
 
 
 def _as_data(entry: LogEntry) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from .engines import is_alive
 from .options import OpenStore, json_option, open_store, store_option
 from .output import iso, write_json
 
-__all__ = ['ps']
+__all__ = ['living_owners', 'ps']
 
 #: What has ended longer ago than this, in seconds, is left out unless it is asked for.
 RECENT: Final = 24 * 3600.0
@@ -67,7 +67,7 @@ def ps(
             since=None if chosen else time.time() - RECENT,
             limit=limit + 1 if limit else None,
         )
-        alive = _living_owners(opened, rows)
+        alive = living_owners(opened, rows)
     more = bool(limit) and len(rows) > limit
     rows = rows[:limit] if limit else rows
     if as_json:
@@ -84,7 +84,8 @@ def ps(
         click.echo(f'only the {limit} newest are shown; --limit 0 shows all', err=True)
 
 
-def _living_owners(store: OpenStore, rows: list[ProcessSummary]) -> dict[int, bool | None]:
+def living_owners(store: OpenStore, rows: list[ProcessSummary]) -> dict[int, bool | None]:
+    """For the engines that run these processes, whether they live, as far as that can be told."""
     owners = {row.owner for row in rows if row.owner is not None}
     engines = [store.reader.engine(owner) for owner in sorted(owners)]
     return {engine.id: is_alive(store, engine) for engine in engines if engine is not None}

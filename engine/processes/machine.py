@@ -67,15 +67,25 @@ class StepAborted:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class PausedBefore:
+    """The process was paused between its last commit, or its claim, and the step that would have come next."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class StepParked:
     """A step cannot go on with the code that is loaded; nothing is said about the process."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Committed:
-    """The step's unit is durable; ``satisfied`` when a wait was over before it began."""
+    """The step's unit is durable.
+
+    :ivar satisfied: a wait was over before it began.
+    :ivar paused: the process is paused, and the commit has released it if it would have gone on.
+    """
 
     satisfied: bool = False
+    paused: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,7 +104,7 @@ class StopRequested:
 
 
 Event: TypeAlias = (
-    Claimed | StepEnded | StepAborted | StepParked | Committed | Refused | StoreFailed | StopRequested
+    Claimed | StepEnded | StepAborted | PausedBefore | StepParked | Committed | Refused | StoreFailed | StopRequested
 )
 
 
@@ -110,6 +120,7 @@ class Command(enum.Enum):
     END_AGAIN = 'put the results of the step into a unit again, after a pause'
     DISCARD = 'drop the results'
     RELEASE = 'give the claim back'
+    SET_ASIDE = 'give the claim back, and take it again if it was played meanwhile'
     PARK = 'give the claim back and do not take it again'
     LEAVE = 'forget the process'
 
@@ -142,6 +153,8 @@ def handle(life: Life, event: Event) -> tuple[Life, tuple[Command, ...]]:
         return _leave(life, Command.DISCARD)
     if isinstance(event, StepAborted) and phase is Phase.STEPPING:
         return _leave(life, Command.DISCARD, Command.RELEASE)
+    if isinstance(event, PausedBefore) and phase is Phase.STEPPING:
+        return _leave(life, Command.SET_ASIDE)
     if isinstance(event, StepParked) and phase in (Phase.STEPPING, Phase.CLAIMED):
         return _leave(life, Command.PARK)
     if isinstance(event, StopRequested):
@@ -153,6 +166,8 @@ def _after_commit(life: Life, event: Committed) -> tuple[Life, tuple[Command, ..
     if life.state.is_terminal:
         return _leave(life)
     if life.state is ProcessState.WAITING and not event.satisfied:
+        return _leave(life)
+    if event.paused:
         return _leave(life)
     return _next_step(life)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import logging
 from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +17,7 @@ from ..exit_code import ExitCode, ExitCodesNamespace
 from ..logging import ProcessLogger, process_logger, report_to
 from ..spec import PortNamespace, ProcessSpec
 from ..spec.exposure import exposed_class
+from ..store.records import INTENTS
 from .attributes import AttributeDict, FrozenAttributes, plain, thawed
 from .builder import ProcessBuilder, make_builder
 from .machine import Ending
@@ -224,6 +226,18 @@ class Process:
         return AttributeDict(
             {f'{path}.{name}' if path else name: thawed(outputs[name]) for name, path in where.items()}
         )
+
+    def pause(self, message: str | None = None) -> None:
+        """Pause this process and its descendants when this step is committed; :meth:`Engine.play` lets it go on.
+
+        It does nothing in a step after which the process has ended.
+
+        :param message: the reason, for the process's log stream.
+        """
+        visit = self._here()
+        visit.pauses = True
+        text = 'paused itself' if message is None else f'paused itself: {message}'
+        visit.record(logging.INFO, INTENTS, text)
 
     # -- for the runner ----------------------------------------------------------------------------------
 

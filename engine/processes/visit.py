@@ -70,6 +70,7 @@ class Visit:
         'next_call',
         'number',
         'origin',
+        'pauses',
         'replayed',
     )
 
@@ -86,6 +87,7 @@ class Visit:
         self.asked: set[int] = set()
         self.children: list[ProcessRecord] = []
         self.log: list[LogEntry] = []
+        self.pauses = False
         self.aborted: StepAborted | None = None
         self.is_dead = False
         self.blocked_on: list[Future[Any]] = []

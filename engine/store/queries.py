@@ -67,12 +67,36 @@ class Queries:
         ended = _listed(TERMINAL_STATES)
         self.select_processes = f'SELECT {_PROCESS} FROM process WHERE {among("pid")}'
         self.select_states = f'SELECT pid, state FROM process WHERE {among("pid")}'
+        self.select_intents = (
+            f'SELECT pid, state, paused FROM process WHERE {among("pid")} '
+            f"AND (state = 'killed' OR paused != 0)"
+        )
         self.select_children = f'SELECT {_PROCESS} FROM process WHERE parent = {named("parent")} ORDER BY pid'
         self.select_call = (
             f'SELECT {_PROCESS} FROM process WHERE parent = {named("parent")} '
             f'AND call_visit = {named("call_visit")} AND call_number = {named("call_number")}'
         )
         self.select_log = f'SELECT {_LOG} FROM log WHERE pid = {named("pid")} ORDER BY id'
+        self.log_after = (
+            f'SELECT id, {_LOG} FROM log WHERE pid = {named("pid")} AND id > {named("after")} ORDER BY id'
+        )
+        self.last_log = (
+            f'SELECT {_LOG} FROM log WHERE pid = {named("pid")} AND level >= {named("level")} '
+            f'ORDER BY id DESC LIMIT 1'
+        )
+        self.last_log_of = (
+            f'SELECT {_LOG} FROM log WHERE pid = {named("pid")} AND logger = {named("logger")} '
+            f'ORDER BY id DESC LIMIT 1'
+        )
+        self.select_awaited = f'SELECT awaited FROM awaiting WHERE waiter = {named("pid")} ORDER BY awaited'
+        self.select_family = (
+            f'WITH RECURSIVE tree (pid) AS (SELECT pid FROM process WHERE pid = {named("pid")} '
+            f'UNION SELECT child.pid FROM process AS child, tree WHERE child.parent = tree.pid) '
+            f'SELECT {_summary_columns()} FROM process WHERE pid IN (SELECT pid FROM tree) ORDER BY pid'
+        )
+        self.count_states = 'SELECT state, paused != 0, count(*) FROM process GROUP BY 1, 2'
+        self.count_runnable = f'SELECT count(*) FROM process WHERE {RUNNABLE}'
+        self.count_owned = 'SELECT owner, count(*) FROM process WHERE owner IS NOT NULL GROUP BY owner'
         self.runnable = (
             f'SELECT pid, class_name, class_hash, origin FROM process WHERE {RUNNABLE} '
             f'ORDER BY nesting DESC, pid LIMIT {named("most")} OFFSET {named("passed_over")}'
@@ -107,25 +131,28 @@ class Queries:
         :param recent: leave out what ended before ``since``.
         """
         ended = _listed(TERMINAL_STATES)
-        calls = 'FROM process AS child WHERE child.parent = process.pid'
-        counted = {
-            'called': f'(SELECT count(*) {calls})',
-            'called_ended': f'(SELECT count(*) {calls} AND child.state IN ({ended}))',
-        }
-        columns = ', '.join(counted.get(field, field) for field in ProcessSummary.__struct_fields__)
         conditions = [
             (bool(states), f'state IN ({_listed(states)})'),
             (parent, f'parent = {self.dialect.named("parent")}'),
             (top_level, 'parent IS NULL'),
             (recent, f'(state NOT IN ({ended}) OR changed_at >= {self.dialect.named("since")})'),
         ]
-        return self._newest_first(f'SELECT {columns} FROM process', conditions, limited)
+        return self._newest_first(f'SELECT {_summary_columns()} FROM process', conditions, limited)
 
     def _newest_first(self, select: str, conditions: list[tuple[bool, str]], limited: bool) -> str:
         chosen = [condition for wanted, condition in conditions if wanted]
         where = f' WHERE {" AND ".join(chosen)}' if chosen else ''
         limit = f' LIMIT {self.dialect.named("most")}' if limited else ''
         return f'{select}{where} ORDER BY pid DESC{limit}'
+
+
+def _summary_columns() -> str:
+    calls = 'FROM process AS child WHERE child.parent = process.pid'
+    counted = {
+        'called': f'(SELECT count(*) {calls})',
+        'called_ended': f'(SELECT count(*) {calls} AND child.state IN ({_listed(TERMINAL_STATES)}))',
+    }
+    return ', '.join(counted.get(field, field) for field in ProcessSummary.__struct_fields__)
 
 
 def _listed(states: Collection[str]) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ...threads import Uncut
 from ..errors import ProcessNotFound
 from .queries import Queries
-from .records import EngineRecord, LogEntry, ProcessRecord, ProcessSummary
+from .records import INTENTS, EngineRecord, LogEntry, ProcessRecord, ProcessSummary
 
 # What a forked child got from its parent in the middle of being used, and must neither use nor close.
 _inherited: list[Connection] = []
@@ -75,6 +75,11 @@ class Reader:
         """The states of those of ``pids`` that exist."""
         return dict(self._fetch(self._sql.select_states, {'pids': self._sql.dialect.pids(pids)}))
 
+    def intents(self, pids: Iterable[int]) -> list[tuple[int, str, int]]:
+        """Those of ``pids`` that were killed or are paused: (pid, state, paused)."""
+        rows = self._fetch(self._sql.select_intents, {'pids': self._sql.dialect.pids(pids)})
+        return [tuple(row) for row in rows]
+
     def children(self, pid: int) -> list[ProcessRecord]:
         """The processes that ``pid`` has called, oldest first."""
         return [ProcessRecord(*row) for row in self._fetch(self._sql.select_children, {'parent': pid})]
@@ -89,6 +94,41 @@ class Reader:
     def log(self, pid: int) -> list[LogEntry]:
         """The log stream of one process, oldest first."""
         return [LogEntry(*row) for row in self._fetch(self._sql.select_log, {'pid': pid})]
+
+    def log_after(self, pid: int, after: int) -> list[tuple[int, LogEntry]]:
+        """The records of a log stream behind the one with the number ``after``, each with its number."""
+        rows = self._fetch(self._sql.log_after, {'pid': pid, 'after': after})
+        return [(row[0], LogEntry(*row[1:])) for row in rows]
+
+    def last_log(self, pid: int, *, level: int = 0) -> LogEntry | None:
+        """The newest log record of at least that level."""
+        rows = self._fetch(self._sql.last_log, {'pid': pid, 'level': level})
+        return LogEntry(*rows[0]) if rows else None
+
+    def last_intent(self, pid: int) -> LogEntry | None:
+        """What the log stream says of the last pause or play of that process."""
+        rows = self._fetch(self._sql.last_log_of, {'pid': pid, 'logger': INTENTS})
+        return LogEntry(*rows[0]) if rows else None
+
+    def awaited_by(self, pid: int) -> list[int]:
+        """The processes that must end before a waiting one goes on."""
+        return [row[0] for row in self._fetch(self._sql.select_awaited, {'pid': pid})]
+
+    def family(self, pid: int) -> list[ProcessSummary]:
+        """A process and all its descendants, in short, by pid."""
+        return [ProcessSummary(*row) for row in self._fetch(self._sql.select_family, {'pid': pid})]
+
+    def counts(self) -> list[tuple[str, bool, int]]:
+        """How many processes there are of each state: (state, paused, how many)."""
+        return [(row[0], bool(row[1]), row[2]) for row in self._fetch(self._sql.count_states, {})]
+
+    def runnable_count(self) -> int:
+        """How many could run, and nobody runs them."""
+        return int(self._fetch(self._sql.count_runnable, {})[0][0])
+
+    def owned_counts(self) -> dict[int, int]:
+        """How many processes each engine runs, by its id."""
+        return dict(self._fetch(self._sql.count_owned, {}))
 
     def runnable(self, most: int, passed_over: int = 0) -> list[tuple[int, str, str | None, int]]:
         """Processes that nobody runs and that could run: (pid, class name, class hash, origin), most urgent first."""

@@ -11,7 +11,8 @@ import msgspec
 class ProcessRecord(msgspec.Struct, frozen=True, gc=False):
     """One row of the table ``process``, field for column.
 
-    Times are seconds since the epoch, for information only. ``inputs``, ``checkpoint``, ``outputs`` and
+    Times are seconds since the epoch, for information only. ``paused`` is 0, or the bits :data:`PAUSED_ITSELF` and
+    :data:`PAUSED_FROM_ABOVE`. ``inputs``, ``checkpoint``, ``outputs`` and
     ``exception`` are encoded values (see :mod:`treadle.engine.values`).
     """
 
@@ -74,6 +75,13 @@ class ProcessSummary(msgspec.Struct, frozen=True, gc=False):
     called_ended: int
 
 
+#: The logger under which a pause and a play stand in the log stream of the process that they name.
+INTENTS = 'treadle.intents'
+
+#: Bits of ``ProcessRecord.paused``: by an intent of its own, and because a process above it was.
+PAUSED_ITSELF, PAUSED_FROM_ABOVE = 1, 2
+
+
 class Fence(msgspec.Struct, frozen=True, gc=False):
     """What a writer believes about a row; a write counts only while it is true."""
 
@@ -121,6 +129,7 @@ class Unit(msgspec.Struct, frozen=True, gc=False):
     :ivar log: log records.
     :ivar kept_calls: on a replayed step, the numbers of the recorded calls that were asked for again; the
         other recorded calls of that visit are killed. ``None`` when the step was not a replay.
+    :ivar pauses: the process pauses itself, and its descendants with it, unless it has ended.
     """
 
     fence: Fence | None = None
@@ -128,6 +137,7 @@ class Unit(msgspec.Struct, frozen=True, gc=False):
     create: tuple[ProcessRecord, ...] = ()
     log: tuple[LogEntry, ...] = ()
     kept_calls: frozenset[int] | None = None
+    pauses: bool = False
 
 
 class Held(msgspec.Struct, frozen=True, gc=False):
@@ -136,12 +146,14 @@ class Held(msgspec.Struct, frozen=True, gc=False):
     :ivar version: the fenced row's version from now on.
     :ivar at: when the row was changed, in seconds since the epoch.
     :ivar satisfied: the unit went to wait, but all that it awaits had ended: the row is ``running`` and still ours.
+    :ivar paused: the fenced process is paused: if it runs on, the unit has released it.
     :ivar attached: for each created process with a key that was there already, the process that holds the key.
     """
 
     version: int
     at: float = 0.0
     satisfied: bool = False
+    paused: bool = False
     attached: ProcessRecord | None = None
 
 

@@ -101,6 +101,7 @@ process = Table(
     # Hash of class and inputs, compared when a key or a replayed call attaches to this row.
     Column('fingerprint', Text),
     Column('state', Text, nullable=False),
+    # Bits: 1 by an intent of its own, 2 because a process above it was paused.
     Column('paused', Integer, nullable=False, server_default=text('0')),
     # How many steps are committed, and the name of the present or the next one.
     Column('visit', Integer, nullable=False, server_default=text('0')),

@@ -17,7 +17,7 @@ from sqlalchemy.dialects import sqlite
 
 from ..states import TERMINAL_STATES
 from .queries import Queries, SqliteWording, Wording
-from .records import EngineRecord, LogEntry, ProcessRecord
+from .records import PAUSED_ITSELF, EngineRecord, LogEntry, ProcessRecord
 from .schema import awaiting, counter, engine, log, process
 
 Parameters = Mapping[str, Any]
@@ -87,13 +87,14 @@ class Statements(Queries):
         self._writing(dialect)
         self._waking(dialect)
         self._owning(dialect)
+        self._pausing(dialect)
         self._engines(dialect)
 
     def _writing(self, dialect: Dialect) -> None:
         row = process.c
         text, given = dialect.compile, dialect.parameter
         self.fences = text(
-            sa.select(row.pid, row.epoch, row.version, row.state, row.exit_message).where(
+            sa.select(row.pid, row.epoch, row.version, row.state, row.exit_message, row.paused).where(
                 dialect.is_member(row.pid)
             )
         )
@@ -109,6 +110,8 @@ class Statements(Queries):
             .values(
                 **_values(dialect, 'state', 'visit', 'step', 'checkpoint', 'exit_status', 'exit_message', 'exception'),
                 outputs=sa.func.coalesce(given('outputs'), row.outputs),
+                # Set for a process that pauses itself, cleared for one that ends.
+                paused=row.paused.bitwise_or(given('pause_bits')).bitwise_and(given('pause_mask')),
                 owner=given('owner'),
                 version=row.version + 1,
                 changed_at=given('changed_at'),
@@ -175,15 +178,18 @@ class Statements(Queries):
     def _owning(self, dialect: Dialect) -> None:
         row = process.c
         text, given = dialect.compile, dialect.parameter
-        runnable = sa.and_(row.owner.is_(None), row.state.in_(['created', 'running']), row.paused == 0)
-        self.claim = text(
+        free = sa.and_(row.owner.is_(None), row.state.in_(['created', 'running']))
+        claim = (
             sa.update(process)
             .values(
                 state='running', owner=given('new_owner'), epoch=row.epoch + 1, version=row.version + 1
             )
-            .where(dialect.is_member(row.pid), runnable)
+            .where(dialect.is_member(row.pid), free)
             .returning(*_columns(process, ProcessRecord))
         )
+        self.claim = text(claim.where(row.paused == 0))
+        # A called function is part of its caller's step, which is not interrupted by a pause.
+        self.claim_driven = text(claim)
         tree = _descendants(dialect)
         self.family = text(
             sa.select(row.pid, row.state)
@@ -198,6 +204,7 @@ class Statements(Queries):
                 checkpoint=None,
                 step=None,
                 owner=None,
+                paused=0,
                 version=row.version + 1,
                 changed_at=given('changed_at'),
             )
@@ -229,6 +236,36 @@ class Statements(Queries):
                 row.epoch == given('old_epoch'),
             )
         )
+
+    def _pausing(self, dialect: Dialect) -> None:
+        row = process.c
+        text, given = dialect.compile, dialect.parameter
+        alive = row.state.not_in(sorted(TERMINAL_STATES))
+        roots = sa.select(row.pid).where(dialect.is_member(row.pid), alive).cte('tree', recursive=True)
+        child = process.alias('child')
+        tree = roots.union(sa.select(child.c.pid).where(child.c.parent == roots.c.pid))
+        self.live_family = text(
+            sa.select(row.pid, row.paused).where(row.pid.in_(sa.select(tree.c.pid)), alive).order_by(row.pid)
+        )
+        # What hangs on a process that was paused by itself stays as it is: the search goes no further down there.
+        top = (
+            sa.select(row.pid, sa.literal(1).label('passes'))
+            .where(dialect.is_member(row.pid))
+            .cte('below', recursive=True)
+        )
+        passes = sa.case((child.c.paused.bitwise_and(PAUSED_ITSELF) == 0, 1), else_=0)
+        below = top.union(sa.select(child.c.pid, passes).where(child.c.parent == top.c.pid, top.c.passes == 1))
+        self.paused_below = text(
+            sa.select(row.pid, row.paused)
+            .where(row.pid.in_(sa.select(below.c.pid)), row.paused != 0)
+            .order_by(row.pid)
+        )
+        self.set_paused = text(
+            sa.update(process)
+            .values(paused=row.paused.bitwise_or(given('pause_bits')).bitwise_and(given('pause_mask')))
+            .where(dialect.is_member(row.pid))
+        )
+        self.withdraw = text(sa.update(process).values(owner=None).where(dialect.is_member(row.pid)))
 
     def _engines(self, dialect: Dialect) -> None:
         row = engine.c

@@ -16,7 +16,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ...threads import StartFailed, StopTimeout
@@ -71,6 +71,9 @@ class Listener(Protocol):
 
     def committed(self, changes: Sequence[StateChange], claims: Sequence[ProcessRecord]) -> None:
         """These changes are durable, and these processes are this engine's to run."""
+
+    def paused(self, pauses: Mapping[int, bool]) -> None:
+        """These processes are durably paused, or no longer; told before anything else of the same commit."""
 
 
 class Failure:
@@ -265,6 +268,9 @@ class StoreThread:
             return
         self.batches += 1
         self._faults.hit(FaultPoint.BATCH_COMMITTED)
+        if transaction.pauses:
+            # Before the answers: who hears that a step of its is committed must not begin the next one.
+            self._listener.paused(transaction.pauses)
         self._answer_all(batch, answers)
         if transaction.changes or transaction.claims:
             self._listener.committed(transaction.changes, transaction.claims)

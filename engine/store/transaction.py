@@ -11,6 +11,7 @@ it is rolled back, the object is thrown away with them.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,10 +21,14 @@ import msgspec
 from ..errors import KeyConflict
 from ..states import TERMINAL_STATES, ProcessState
 from .records import (
+    INTENTS,
+    PAUSED_FROM_ABOVE,
+    PAUSED_ITSELF,
     Advance,
     EngineRecord,
     Fence,
     Held,
+    LogEntry,
     Lost,
     ProcessRecord,
     StateChange,
@@ -35,6 +40,9 @@ if TYPE_CHECKING:
     from .statements import Statements  # which imports SQLAlchemy
 
 _OWNED_STATES = frozenset({ProcessState.CREATED, ProcessState.RUNNING})
+
+#: All bits of the column ``paused``.
+_ANY_PAUSE = PAUSED_ITSELF | PAUSED_FROM_ABOVE
 
 
 class Cursor(Protocol):
@@ -63,7 +71,7 @@ class Transaction:
     """One transaction's view of the store.
 
     :param cursor: a cursor inside a begun transaction.
-    :param engine_id: the engine that claims.
+    :param engine_id: the engine that claims; 0 for a writer that is none.
     :param admission: asked before each claim.
     """
 
@@ -75,6 +83,8 @@ class Transaction:
         self._now = time.time()
         self.changes: list[StateChange] = []
         self.claims: list[ProcessRecord] = []
+        #: By pid, whether the process is paused from now on, for those of which this transaction has changed it.
+        self.pauses: dict[int, bool] = {}
 
     def _row(self) -> Any:
         """The only row of the last statement, or ``None``."""
@@ -97,12 +107,17 @@ class Transaction:
     def _apply_wave(self, units: Sequence[Unit]) -> list[Verdict]:
         verdicts = self._judge(units)
         held = [unit for unit, verdict in zip(units, verdicts, strict=True) if isinstance(verdict, Held)]
-        self._create(held, units, verdicts)
-        self._write_advances(held)
+        paused = {
+            unit.fence.pid
+            for unit, verdict in zip(units, verdicts, strict=True)
+            if unit.fence is not None and isinstance(verdict, Held) and verdict.paused
+        }
+        self._create(held, units, verdicts, paused)
+        self._write_advances(held, paused)
         log = [entry for unit in held for entry in unit.log]
         if log:
             self._cursor.executemany(self._sql.insert_log, [msgspec.structs.asdict(entry) for entry in log])
-        satisfied = self._await(held)
+        satisfied = self._await(held, paused)
         self._wake_waiters_of(
             unit.fence.pid
             for unit in held
@@ -111,6 +126,9 @@ class Transaction:
         if any(unit.kept_calls is not None for unit in held):
             # After the waits: what is killed here may have gone to wait, or have been woken, a moment ago.
             self._kill_unasked_calls(held)
+        pausing = [unit.fence.pid for unit in held if unit.pauses and unit.fence is not None]
+        if pausing:
+            self._pause_below(pausing)
         if satisfied:
             for index, unit in enumerate(units):
                 verdict = verdicts[index]
@@ -126,7 +144,9 @@ class Transaction:
             rows = {row[0]: row for row in self._cursor.fetchall()}
         return [_verdict(unit, rows, self._now) for unit in units]
 
-    def _create(self, held: Sequence[Unit], units: Sequence[Unit], verdicts: list[Verdict]) -> None:
+    def _create(
+        self, held: Sequence[Unit], units: Sequence[Unit], verdicts: list[Verdict], paused: set[int]
+    ) -> None:
         rows: list[dict[str, Any]] = []
         for unit in held:
             for record in unit.create:
@@ -138,6 +158,8 @@ class Transaction:
                         version = verdict.version if isinstance(verdict, Held) else 0
                         verdicts[index] = Held(version=version, attached=holder)
                         continue
+                if record.parent in paused:
+                    record = msgspec.structs.replace(record, paused=PAUSED_FROM_ABOVE)
                 self.changes.append(StateChange(record.pid, '', record.state))
                 rows.append(msgspec.structs.asdict(self._claimed_at_birth(record)))
         if rows:
@@ -158,7 +180,7 @@ class Transaction:
                     else f'which has another class, {holder.class_name}; use another key'
                 )
             )
-        if holder.owner is None:
+        if holder.owner is None and self._engine_id:
             # With its children: an engine that runs only what is its own would leave them alone for ever.
             self._cursor.execute(
                 self._sql.adopt,
@@ -169,7 +191,7 @@ class Transaction:
 
     def _claimed_at_birth(self, record: ProcessRecord) -> ProcessRecord:
         # A function that its caller drives is owned already.
-        if record.owner is not None or record.driven or record.state not in _OWNED_STATES:
+        if record.owner is not None or record.driven or record.paused or record.state not in _OWNED_STATES:
             return record
         if not self._admission.admits(record, len(self.claims)):
             return record
@@ -178,7 +200,7 @@ class Transaction:
         self.changes.append(StateChange(record.pid, ProcessState.CREATED, ProcessState.RUNNING))
         return record
 
-    def _write_advances(self, held: Sequence[Unit]) -> None:
+    def _write_advances(self, held: Sequence[Unit], paused: set[int]) -> None:
         rows: list[dict[str, Any]] = []
         for unit in held:
             fence, advance = unit.fence, unit.advance
@@ -194,7 +216,9 @@ class Transaction:
                     'exit_status': advance.exit_status,
                     'exit_message': advance.exit_message,
                     'exception': advance.exception,
-                    'owner': self._engine_id if advance.state in _OWNED_STATES else None,
+                    'pause_bits': PAUSED_ITSELF if unit.pauses else 0,
+                    'pause_mask': 0 if advance.state in TERMINAL_STATES else _ANY_PAUSE,
+                    'owner': self._engine_id if advance.state in _OWNED_STATES and fence.pid not in paused else None,
                     'changed_at': self._now,
                     'fenced_pid': fence.pid,
                     'fenced_epoch': fence.epoch,
@@ -219,7 +243,7 @@ class Transaction:
             if unasked:
                 self.kill(unasked, 'the step that had called it was run again and did not ask for it')
 
-    def _await(self, held: Sequence[Unit]) -> set[int]:
+    def _await(self, held: Sequence[Unit], paused: set[int]) -> set[int]:
         """Register what goes to wait; return those whose wait was over before it began."""
         waits = [
             (unit.fence.pid, unit.advance)
@@ -235,10 +259,11 @@ class Transaction:
         waiters = {pid for pid, _ in waits}
         satisfied = waiters - self._still_waiting(waiters)
         if satisfied:
-            self._cursor.execute(
-                self._sql.stay_running,
-                {'owner': self._engine_id, 'pids': self._sql.dialect.pids(satisfied)},
-            )
+            for owner, pids in ((self._engine_id, satisfied - paused), (None, satisfied & paused)):
+                if pids:
+                    self._cursor.execute(
+                        self._sql.stay_running, {'owner': owner, 'pids': self._sql.dialect.pids(pids)}
+                    )
             self.changes.extend(
                 StateChange(pid, ProcessState.WAITING, ProcessState.RUNNING) for pid in satisfied
             )
@@ -279,7 +304,9 @@ class Transaction:
         for row in self._cursor.fetchall():
             record = ProcessRecord(*row)
             taken = len(self.claims) + len(admitted)
-            if record.owner is None and not record.driven and self._admission.admits(record, taken):
+            if record.owner is not None or record.driven or record.paused:
+                continue
+            if self._admission.admits(record, taken):
                 admitted[record.pid] = record.state
         if not admitted:
             return 0
@@ -298,7 +325,7 @@ class Transaction:
     def claim_driven(self, pid: int) -> ProcessRecord | None:
         """Take a process function that the calling thread is about to drive itself, if nobody owns it."""
         self._cursor.execute(
-            self._sql.claim, {'pids': self._sql.dialect.pids([pid]), 'new_owner': self._engine_id}
+            self._sql.claim_driven, {'pids': self._sql.dialect.pids([pid]), 'new_owner': self._engine_id}
         )
         row = self._row()
         return None if row is None else ProcessRecord(*row)
@@ -329,12 +356,83 @@ class Transaction:
             self._wake_waiters_of(killed)
         return killed
 
-    def release(self, fence: Fence) -> None:
-        """Give a claimed process back, to be claimed by anyone."""
+    def pause(self, pids: Iterable[int], message: str | None) -> list[int]:
+        """Pause these processes and all their descendants that have not ended.
+
+        No version is raised: a step that executes commits, and its process is released by that commit.
+
+        :returns: those of ``pids`` that this call paused: they have not ended, and were not paused by themselves.
+        """
+        roots = set(pids)
+        paused = [
+            pid
+            for pid, before in self._live_family(roots)
+            if pid in roots and not before & PAUSED_ITSELF
+        ]
+        if paused:
+            self._set_paused(paused, PAUSED_ITSELF, _ANY_PAUSE)
+            self._pause_below(paused)
+            self._log_intent(paused, 'paused' if message is None else f'paused: {message}')
+        return paused
+
+    def _pause_below(self, pids: Sequence[int]) -> None:
+        """Pause the descendants of processes that are paused by themselves; take back what was just claimed."""
+        family = dict(self._live_family(pids))
+        below = [pid for pid, before in family.items() if pid not in pids and not before & PAUSED_FROM_ABOVE]
+        self._set_paused(below, PAUSED_FROM_ABOVE, _ANY_PAUSE)
+        self.pauses.update(dict.fromkeys(family, True))
+        withdrawn = [record.pid for record in self.claims if record.pid in family]
+        if withdrawn:
+            self._cursor.execute(self._sql.withdraw, {'pids': self._sql.dialect.pids(withdrawn)})
+            self.claims[:] = [record for record in self.claims if record.pid not in family]
+
+    def play(self, pids: Iterable[int]) -> list[int]:
+        """Let these processes go on, and those of their descendants that were paused only because of them.
+
+        A process that is named goes on though one above it stays paused.
+
+        :returns: the pids that are no longer paused.
+        """
+        roots = set(pids)
+        self._cursor.execute(self._sql.paused_below, {'pids': self._sql.dialect.pids(roots)})
+        rows = self._cursor.fetchall()
+        self._set_paused([pid for pid, _ in rows if pid in roots], 0, 0)
+        self._set_paused([pid for pid, _ in rows if pid not in roots], 0, PAUSED_ITSELF)
+        played = [pid for pid, before in rows if pid in roots or not before & PAUSED_ITSELF]
+        if played:
+            self.pauses.update(dict.fromkeys(played, False))
+            self._log_intent([pid for pid in played if pid in roots], 'played')
+            self.claim(played)
+        return played
+
+    def _live_family(self, pids: Iterable[int]) -> list[tuple[int, int]]:
+        """Those of ``pids`` that have not ended with their descendants that have not: pid and ``paused``."""
+        self._cursor.execute(self._sql.live_family, {'pids': self._sql.dialect.pids(pids)})
+        return [(row[0], row[1]) for row in self._cursor.fetchall()]
+
+    def _set_paused(self, pids: Sequence[int], bits: int, mask: int) -> None:
+        if pids:
+            self._cursor.execute(
+                self._sql.set_paused,
+                {'pids': self._sql.dialect.pids(pids), 'pause_bits': bits, 'pause_mask': mask},
+            )
+
+    def _log_intent(self, pids: Iterable[int], message: str) -> None:
+        entries = [LogEntry(pid, self._now, logging.INFO, INTENTS, message) for pid in pids]
+        self._cursor.executemany(self._sql.insert_log, [msgspec.structs.asdict(entry) for entry in entries])
+
+    def release(self, fence: Fence, *, take_again: bool = False) -> None:
+        """Give a claimed process back, to be claimed by anyone.
+
+        :param take_again: claim it anew, if it can be: it was given back since it was paused, and may have been
+            played before this was written.
+        """
         self._cursor.execute(
             self._sql.release_one,
             {'released_pid': fence.pid, 'old_owner': self._engine_id, 'old_epoch': fence.epoch},
         )
+        if take_again:
+            self.claim([fence.pid])
 
     # -- engines and pids --------------------------------------------------------------------------------
 
@@ -394,11 +492,13 @@ def _verdict(unit: Unit, rows: dict[int, Any], now: float) -> Verdict:
     row = rows.get(fence.pid)
     if row is None:
         return Lost(state=None)
-    _, epoch, version, state, message = row
+    _, epoch, version, state, message, paused = row
     if epoch != fence.epoch or version != fence.version or state in TERMINAL_STATES:
         return Lost(state=state, message=message)
     advance: Advance | None = unit.advance
-    return Held(version=version if advance is None else version + 1, at=now)
+    return Held(
+        version=version if advance is None else version + 1, at=now, paused=bool(paused) or unit.pauses
+    )
 
 
 def _waves(units: Sequence[Unit]) -> Iterator[Sequence[Unit]]:

@@ -15,6 +15,7 @@ from treadle.engine.processes.machine import (
     Event,
     InvalidTransition,
     Life,
+    PausedBefore,
     Phase,
     Refused,
     StepAborted,
@@ -33,6 +34,9 @@ EVENTS: list[Event] = [
     StepParked(),
     Committed(),
     Committed(satisfied=True),
+    Committed(paused=True),
+    Committed(satisfied=True, paused=True),
+    PausedBefore(),
     Refused(),
     StoreFailed(),
     StopRequested(),
@@ -90,6 +94,15 @@ class TestWhatFollowsWhat:
             [Command.COMMIT],
             [Command.TAKE_STEP],
         ]
+
+    @pytest.mark.parametrize('ending', list(Ending))
+    @pytest.mark.parametrize('satisfied', [False, True])
+    def test_a_paused_process_is_left_behind_its_commit(self, ending, satisfied):
+        """The commit itself has released the row, so there is no moment in which a play would miss it."""
+        assert play(Claimed(), StepEnded(ending), Committed(satisfied=satisfied, paused=True))[2] == [Command.LEAVE]
+
+    def test_a_pause_before_a_step_begins_gives_the_claim_back(self):
+        assert play(Claimed(), PausedBefore())[1] == [Command.SET_ASIDE, Command.LEAVE]
 
     def test_an_aborted_step_has_no_result(self):
         assert play(Claimed(), StepAborted())[1] == [Command.DISCARD, Command.RELEASE, Command.LEAVE]
@@ -191,10 +204,11 @@ class TestForAllSequences:
         for events, commands, life in sequences(6):
             if life.phase is not Phase.LEFT:
                 continue
-            given_back = Command.RELEASE in commands or Command.PARK in commands
+            given_back = not {Command.RELEASE, Command.PARK, Command.SET_ASIDE}.isdisjoint(commands)
+            paused = any(isinstance(event, Committed) and event.paused for event in events)  # given back by the commit
             lost = any(isinstance(event, Refused) for event in events)
             at_rest = life.state.is_terminal or life.state is ProcessState.WAITING
-            assert given_back or lost or at_rest, events
+            assert given_back or lost or at_rest or paused, events
 
     def test_handling_changes_no_life(self):
         life = Life(ProcessState.CREATED)

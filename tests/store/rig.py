@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -35,6 +35,7 @@ class Rig:
         self.admitting = False
         self.told: list[StateChange] = []
         self.claims: list[ProcessRecord] = []
+        self.pauses: dict[int, bool] = {}
         self.listener_error: BaseException | None = None
         self.database = SqliteDatabase(self.location)
         self.store = StoreThread(
@@ -57,6 +58,9 @@ class Rig:
             raise self.listener_error
         self.told.extend(changes)
         self.claims.extend(claims)
+
+    def paused(self, pauses: Mapping[int, bool]) -> None:
+        self.pauses.update(pauses)
 
     # -- for tests ---------------------------------------------------------------------------------------
 

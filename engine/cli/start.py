@@ -1,0 +1,167 @@
+"""``treadle run``, ``submit`` and ``worker``: the commands that import modules of the user's."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from typing import Any, Final
+
+import click
+import msgspec
+
+from ..errors import CorruptValue, TreadleError
+from ..launch import compose
+from ..store.control import write_once
+from ..store.location import StoreLocation, locate
+from ..store.records import Held, ProcessRecord, Unit
+from ..store.transaction import Transaction
+from ..values import Codec, DiskObjects, describe_exception
+from ..why import WORKER
+from .display import as_data, describe_values
+from .options import json_option, store_option
+from .output import clean, write_json
+from .targets import find_target, import_from_here, parse_inputs
+
+__all__ = ['run', 'submit', 'worker']
+
+FAILED: Final = 1
+#: What is submitted from the command line belongs to no engine: a worker takes it.
+_NO_ENGINE: Final = 0
+#: Seconds between two looks whether the worker's engine is well.
+_LOOK: Final = 1.0
+
+_target = click.argument('target', metavar='MODULE:NAME')
+_words = click.argument('words', metavar='[KEY=VALUE]...', nargs=-1)
+
+
+@click.command()
+@_target
+@_words
+@json_option
+@store_option
+@click.pass_context
+def run(context: click.Context, target: str, words: tuple[str, ...], as_json: bool, store: str | None) -> None:
+    """Run a process class or function to its end, here, and print its outputs.
+
+    Values are JSON, else text; @path is a file; dots lead into namespaces (options.depth=2, metadata.key=a).
+    Ctrl-C kills the process.
+    """
+    from ..engine import Engine  # noqa: PLC0415  (the parts of an engine take long to import)
+
+    inputs = parse_inputs(words)
+    found = find_target(target)
+    with Engine(store, name='run') as engine:
+        node = _checked(lambda: engine.submit(found, inputs))
+        click.echo(f'process {node.pid} ({clean(node.process_label)})', err=True)
+        try:
+            engine.wait(node)
+        except KeyboardInterrupt:
+            engine._calls.interrupted(node.pid)
+            raise
+        record = engine.core.source.reader.process(node.pid)
+    if as_json:
+        write_json(
+            {
+                'pid': record.pid,
+                'state': record.state,
+                'exit_status': record.exit_status,
+                'exit_message': record.exit_message,
+                'outputs': as_data(record.outputs),
+            }
+        )
+    else:
+        for line in describe_values(record.outputs, None):
+            click.echo(line)
+    if record.exit_status != 0:
+        click.echo(f'treadle: process {record.pid} {_ending(record)}; `treadle show {record.pid}` says more', err=True)
+        context.exit(FAILED)
+
+
+def _ending(record: ProcessRecord) -> str:
+    if record.exception is not None:
+        try:
+            name, message, _ = describe_exception(record.exception)
+        except CorruptValue:
+            return record.state
+        return f'{record.state}: {clean(name)}: {clean(message)}'
+    status = '' if record.exit_status is None else f' [{record.exit_status}]'
+    return f'{record.state}{status}{f": {clean(record.exit_message)}" if record.exit_message else ""}'
+
+
+@click.command()
+@_target
+@_words
+@store_option
+def submit(target: str, words: tuple[str, ...], store: str | None) -> None:
+    """Put a process into the store, for a worker to run, and print its pid.
+
+    It is durable when the pid is printed. Values as for `treadle run`.
+    """
+    inputs = parse_inputs(words)
+    found = find_target(target)
+    click.echo(_checked(lambda: _enqueue(locate(store), found, inputs)))
+
+
+def _enqueue(location: StoreLocation, target: Any, inputs: dict[str, Any]) -> int:
+    from ..store.migrations import ensure_schema  # noqa: PLC0415  (imports the database toolkit if there is work)
+
+    ensure_schema(location)
+    codec = Codec(objects=DiskObjects(location.objects))
+    # The inputs are encoded, and files written, before the lock is taken.
+    record = compose(target, inputs, codec=codec, pid=0, origin=_NO_ENGINE)
+    return write_once(location, lambda transaction: _insert(transaction, record))
+
+
+def _insert(transaction: Transaction, record: ProcessRecord) -> int:
+    pid = transaction.reserve_pids(1) - 1
+    (verdict,) = transaction.apply([Unit(create=(msgspec.structs.replace(record, pid=pid),))])
+    attached = verdict.attached if isinstance(verdict, Held) else None
+    return pid if attached is None else attached.pid
+
+
+@click.command()
+@click.option('--workers', metavar='N', type=click.IntRange(min=1), default=2, show_default=True,
+              help='Threads with a loop that drive processes.')  # fmt: skip
+@click.option('--steps', metavar='N', type=click.IntRange(min=1),
+              help='Synchronous steps that may execute at once. Default: by the number of cores.')  # fmt: skip
+@click.option('--drain', metavar='SECONDS', type=click.FloatRange(min=0), default=60.0, show_default=True,
+              help='How long steps that execute may take to end, once it is told to leave.')  # fmt: skip
+@store_option
+def worker(workers: int, steps: int | None, drain: float, store: str | None) -> None:
+    """Run whatever is in the store and can be imported from here, until SIGTERM or Ctrl-C.
+
+    Then each step that executes comes to its checkpoint, and what is unfinished is left for others. A second signal
+    ends it at once, which loses nothing but the work of the present steps.
+    """
+    from ..engine import Engine  # noqa: PLC0415  (the parts of an engine take long to import)
+
+    logging.basicConfig(level=logging.WARNING, format='%(asctime)s %(levelname)s %(name)s: %(message)s')
+    import_from_here()
+    told = threading.Event()
+
+    def leave(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        told.set()
+
+    engine = Engine(store, workers=workers, steps=steps, claims='all', name=WORKER)
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGINT, leave)
+    engine.start()
+    click.echo(f'treadle: engine {engine.core.membership.engine_id} works on {engine.location.url}', err=True)
+    while not told.wait(_LOOK):
+        if engine.core.dispatcher.is_closed:
+            engine.stop(drain)
+            raise click.ClickException('the engine has failed; its log says why')
+    engine.stop(drain)
+
+
+def _checked(start: Any) -> Any:
+    """What ``start`` returns; a mistake in what the user has typed as a line and not as a traceback."""
+    try:
+        return start()
+    except TreadleError:
+        raise
+    except TypeError as error:
+        raise click.ClickException(str(error)) from error

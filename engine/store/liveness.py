@@ -1,0 +1,28 @@
+"""Whether an engine lives, as far as that can be told from this host."""
+
+from __future__ import annotations
+
+import socket
+
+from ..errors import StoreError
+from .location import StoreLocation
+from .lockfile import LockState, probe
+from .records import EngineRecord
+
+__all__ = ['lives']
+
+
+def lives(location: StoreLocation, engine: EngineRecord) -> bool | None:
+    """Whether the engine lives; ``None`` when it cannot be told, as for one of another host.
+
+    On one host its lock file says so at once: the operating system frees the lock when the OS process ends.
+    """
+    if engine.ended is not None:
+        return False
+    if engine.host != socket.gethostname():
+        return None
+    try:
+        found = probe(location.engines / f'{engine.uuid}.lock')
+    except StoreError:
+        return None  # the file may not be read by this user
+    return None if found is LockState.MISSING else found is LockState.HELD
