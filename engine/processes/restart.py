@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ['BaseRestartWorkChain']
 
-ABORT, RESTART_ONCE = 'abort', 'restart_once'
-ACTIONS = (ABORT, RESTART_ONCE)
+ABORT, PAUSE, RESTART_ONCE, RESTART_AND_PAUSE = ACTIONS = (
+    'abort',
+    'pause',
+    'restart_once',
+    'restart_and_pause',
+)
 
 
 class BaseRestartWorkChain(WorkChain):
@@ -75,6 +79,12 @@ class BaseRestartWorkChain(WorkChain):
             required=False,
             validator=_check_action,
             help=f'what to do when the process failed and no handler knew why: {", ".join(ACTIONS)}',
+        )
+        spec.input(
+            'pause_on_max_iterations',
+            valid_type=bool,
+            default=False,
+            help='pause, rather than end, after max_iterations; played, it has as many again',
         )
         spec.exit_code(301, 'ERROR_SUB_PROCESS_EXCEPTED', message='The process that it runs excepted.')
         spec.exit_code(302, 'ERROR_SUB_PROCESS_KILLED', message='The process that it runs was killed.')
@@ -168,7 +178,7 @@ class BaseRestartWorkChain(WorkChain):
         if self.ctx.is_finished:  # a handler has said so
             return None
         if self._is_last_iteration():
-            return self.exit_codes.ERROR_MAXIMUM_ITERATIONS_EXCEEDED
+            return self._out_of_iterations()
         self._tell(node, f'{ended}, but a handler wants it to be run again')
         return None
 
@@ -242,14 +252,35 @@ class BaseRestartWorkChain(WorkChain):
     def _on_unhandled_failure(self, node: ProcessNode) -> ExitCode | None:
         action = self.inputs.get('on_unhandled_failure') or ABORT
         what = f'failed with exit status {node.exit_status}, which no handler knew'
-        if action == ABORT or self.ctx.unhandled_failure:
-            self._tell(node, what + (' for the second time in a row' if self.ctx.unhandled_failure else ''))
+        again = self.ctx.unhandled_failure
+        if again:
+            what = f'{what} for the second time in a row'
+        if action == ABORT or (action == RESTART_ONCE and again):
+            self._tell(node, what)
             return self.exit_codes.ERROR_UNHANDLED_FAILURE
+        if action == PAUSE or again:
+            # Whoever plays it has looked at it, and grants a try beyond the last one.
+            self.ctx.unhandled_failure = False
+            self._tell(node, what)
+            self._pause_for_inspection()
+            return None
         if self._is_last_iteration():
-            return self.exit_codes.ERROR_MAXIMUM_ITERATIONS_EXCEEDED
+            return self._out_of_iterations()
         self.ctx.unhandled_failure = True
         self._tell(node, f'{what}; it is run once more')
         return None
+
+    def _out_of_iterations(self) -> ExitCode | None:
+        if not self.inputs.pause_on_max_iterations:
+            return self.exit_codes.ERROR_MAXIMUM_ITERATIONS_EXCEEDED
+        self.ctx.iteration = 0
+        self.ctx.unhandled_failure = False
+        self._pause_for_inspection()
+        return None
+
+    def _pause_for_inspection(self) -> None:
+        self.report('paused for inspection; `treadle play %d` runs the process again', self.pid)
+        self.pause('for inspection')
 
     def _is_last_iteration(self) -> bool:
         if self.ctx.iteration < self.inputs.max_iterations:

@@ -247,6 +247,57 @@ def test_it_goes_on_after_a_restart_of_the_engine(make_engine):
     ]
 
 
+def until_paused(node):
+    """Wait until the process has paused, for which there is no event."""
+    never = threading.Event()
+    for _ in range(3000):
+        if node.paused:
+            return
+        assert not node.is_terminated, node.exit_code
+        never.wait(0.01)
+    pytest.fail(f'process {node.pid} does not pause')
+
+
+class TestPausing:
+    def submit(self, engine, *script, **inputs):
+        return engine.submit(Restart, sub={'script': list(script)}, **inputs)
+
+    def play(self, engine, node):
+        until_paused(node)
+        assert engine.play(node)
+
+    def test_an_unhandled_failure(self, engine):
+        node = self.submit(engine, 100, 100, 0, on_unhandled_failure='pause', max_iterations=1)
+        self.play(engine, node)
+        self.play(engine, node)
+        assert engine.wait(node, 30).is_finished_ok
+        assert len(node.called) == 3
+        assert any(f'treadle play {node.pid}' in entry.message for entry in node.log)
+
+    def test_a_second_unhandled_failure(self, engine):
+        node = self.submit(engine, 100, 100, 100, 100, 0, on_unhandled_failure='restart_and_pause')
+        until_paused(node)
+        assert len(node.called) == 2
+        assert engine.play(node)
+        until_paused(node)
+        assert len(node.called) == 4
+        assert engine.play(node)
+        assert engine.wait(node, 30).is_finished_ok
+
+    def test_after_the_last_iteration(self, engine):
+        class Counting(Restart):
+            def prepare(self):  # the iterations are counted anew
+                self.ctx.inputs.attempt = len(self.ctx.get('children', []))
+
+        node = engine.submit(
+            Counting, sub={'script': [300, 300, 300, 300, 0]}, max_iterations=2, pause_on_max_iterations=True
+        )
+        self.play(engine, node)
+        self.play(engine, node)
+        assert engine.wait(node, 30).is_finished_ok
+        assert (len(node.called), node.outputs.attempt) == (5, 4)
+
+
 @pytest.mark.usefixtures('engine')
 class TestSubclasses:
     def test_the_shortest_one_and_a_function(self):
@@ -391,7 +442,7 @@ class TestHandlers:
             ({'handler_overrides': {'known': {'priority': '1'}}}, 'priority must be an int'),
             ({'handler_overrides': {'known': {'enabled': 1}}}, 'enabled must be True or False'),
             ({'max_iterations': 0}, 'at least 1'),
-            ({'on_unhandled_failure': 'panic'}, 'must be one of abort, restart_once'),
+            ({'on_unhandled_failure': 'panic'}, 'must be one of abort, pause, restart_once'),
         ],
     )
     def test_inputs_that_do_not_fit(self, inputs, message):
