@@ -47,16 +47,22 @@ def prepare(lattice_constant: float, cells: int, potential: bytes, folder: Path)
 
 def start(attempt: Path) -> subprocess.Popen[bytes]:
     """Start ``lmp`` there, in a session of its own: a Ctrl-C in the terminal does not reach it."""
-    with (attempt / 'out.lmp').open('wb') as out:
-        return subprocess.Popen(
-            [LMP, '-in', 'in.lmp', '-log', 'none'],
-            cwd=attempt,
-            env={**os.environ, 'OMP_NUM_THREADS': '1'},
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-        )
+    # Until it has that session it is in our process group, and a Ctrl-C in just that moment would end it: it inherits
+    # from this thread that it does not take one. What ends it is SIGTERM, see stop().
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with (attempt / 'out.lmp').open('wb') as out:
+            return subprocess.Popen(
+                [LMP, '-in', 'in.lmp', '-log', 'none'],
+                cwd=attempt,
+                env={**os.environ, 'OMP_NUM_THREADS': '1'},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def stop(lmp: subprocess.Popen[bytes]) -> None:

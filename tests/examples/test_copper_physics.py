@@ -129,3 +129,12 @@ def test_figures_of_the_real_potential(copper, tmp_path):
     assert found['lattice_constant'] == pytest.approx(3.615, rel=1e-3)
     assert found['cohesive_energy'] == pytest.approx(-3.54, rel=1e-3)
     assert found['bulk_modulus'] == pytest.approx(138, rel=0.04)
+
+
+def test_lmp_takes_no_ctrl_c_not_even_while_it_starts(copper, tmp_path):
+    attempt = copper.prepare(3.615, 30, copper.POTENTIAL.read_bytes(), tmp_path)
+    with copper.start(attempt) as lmp:
+        os.kill(lmp.pid, signal.SIGINT)
+        status = lmp.wait()
+    assert copper.read_energy(attempt, status) == pytest.approx(-3.54, abs=1e-3)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
