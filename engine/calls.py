@@ -120,7 +120,9 @@ class Calls:
         if recorded is not None:
             return self.attach(recorded)
         try:
-            if record.key is not None:
+            # A step keeps its permit until the child is there to take it: else, while a commit takes long, one parent
+            # after the other would begin and block.
+            if record.key is not None or visit is not None:
                 return self.attach(self._create(visit, record))
             return ProcessNode(record.pid, self._parts.source, record), self._post_and_expect(visit, record)
         except KeyboardInterrupt:
@@ -279,13 +281,8 @@ class Calls:
             if visit is None:
                 wait(ended, timeout, what=what, instead=instead)
             else:
-                try:
-                    with visit.blocking_on(ended), self._parts.steps.blocked():
-                        wait(ended, timeout, what=what, instead=instead)
-                except StoreError as error:
-                    LOGGER.error('process %d: the child that it called could not be written: %s', visit.pid, error)
-                    self._start_again(visit, node)
-                    return
+                with visit.blocking_on(ended), self._parts.steps.blocked():
+                    wait(ended, timeout, what=what, instead=instead)
             node._use(ended.result())
         finally:
             if ended.done():
@@ -310,17 +307,6 @@ class Calls:
                     node._use(await wait_on_loop(again))
             finally:
                 self._parts.terminations.forget(node.pid, again)
-
-    def _start_again(self, visit: Visit, node: ProcessNode) -> None:
-        """Write a child whose creation was posted and which the store could not take then, and wait for it."""
-        self.held(visit, self.commit(Unit(fence=visit.fence, create=(node._fixed(),)), visit))
-        ended = self.end_of(node)
-        try:
-            with visit.blocking_on(ended), self._parts.steps.blocked():
-                wait(ended, what='run()', instead=_RUN_INSTEAD)
-            node._use(ended.result())
-        finally:
-            self._parts.terminations.forget(node.pid, ended)
 
     def refuse_unborn(self, node: ProcessNode, what: str) -> None:
         """A step must not wait for what begins when the step has ended.
