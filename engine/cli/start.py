@@ -52,12 +52,15 @@ def run(context: click.Context, target: str, words: tuple[str, ...], as_json: bo
     inputs = parse_inputs(words)
     found = find_target(target)
     with Engine(store, name='run') as engine:
-        node = _checked(lambda: engine.submit(found, inputs))
-        click.echo(f'process {node.pid} ({clean(node.process_label)})', err=True)
+        calls, node = engine._calls, None
         try:
-            engine.wait(node)
+            # From here on a Ctrl-C finds the process, at whatever moment it comes: its steps may run before we look.
+            node, ended = _checked(lambda: calls.start(found, inputs))
+            click.echo(f'process {node.pid} ({clean(node.process_label)})', err=True)
+            calls.wait_for(node, ended, None, 'run', 'treadle submit')
         except KeyboardInterrupt:
-            engine._calls.interrupted(node.pid)
+            if node is not None:
+                calls.interrupted(node.pid)
             raise
         record = engine.core.source.reader.process(node.pid)
     if as_json:
