@@ -190,7 +190,7 @@ class Core:
     def _wind_down(self, deadline: float) -> None:
         timeout = remaining(deadline) or 0.0
         closing = min(CLOSING_SHARE * timeout, CLOSING_MOST)
-        reason = self._begin_no_step()
+        reason = self.begin_no_step()
         going = [(visit, self.dispatcher.end_of(visit)) for visit in self.dispatcher.visits()]
         try:
             late = [visit for visit, over in going if not _in_time(over, deadline - closing)]
@@ -204,7 +204,7 @@ class Core:
             process_logging.uninstall()
             self._is_down()
 
-    def _begin_no_step(self) -> StepAborted:
+    def begin_no_step(self) -> StepAborted:
         """Begin no further step, and unwind those that are blocked in a call: no verdict on their processes."""
         self.dispatcher.close()
         reason = StepAborted(f'engine {self.name!r} stops; the process goes on when an engine claims it')
@@ -248,7 +248,7 @@ class Core:
     def _give_up(self, error: BaseException) -> None:
         if self.crash is None:
             self.crash = error
-        self._begin_no_step()
+        self.begin_no_step()
         self.terminations.close()
 
     def _worker_crashed(self, thread: LoopThread, error: BaseException) -> None:

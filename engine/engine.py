@@ -164,8 +164,9 @@ class Engine:
         self.core.check_fork()
         state = self.core.state
         visit = current_visit()
-        if state == 'stopping' and visit is not None and visit.host is self:
-            # A step may come to its checkpoint; a call that would block it raises what unwinds it, see Calls.
+        if state in ('running', 'stopping') and visit is not None and visit.host is self:
+            # A step may come to its checkpoint, also when the engine stops or has crashed; a call that would block it
+            # raises what unwinds it, see Calls.
             return self._calls
         if state != 'running':
             raise EngineStopped(

@@ -331,8 +331,7 @@ class Execution:
             return
         pid = self._record.pid
         visit = self._visit
-        # What a step raises whose on_kill callback took its work away says nothing of the process.
-        if _is_abort(error) or (visit is not None and visit.is_dead):
+        if visit is not None and visit.is_unwound_by(error):
             self._unwound()
             return
         # A step that raises leaves no children behind, but what it has logged is kept.
@@ -458,13 +457,6 @@ class Execution:
             self._bridge.submit(_awaiting, coroutine)
         except (LoopClosed, Forked):
             coroutine.close()
-
-
-def _is_abort(error: BaseException) -> bool:
-    """Whether a step ended because it was unwound, also where it waited for several things at once."""
-    if isinstance(error, BaseExceptionGroup):
-        return error.subgroup(StepAborted) is not None
-    return isinstance(error, StepAborted)
 
 
 async def _awaiting(coroutine: Awaitable[None]) -> None:

@@ -182,7 +182,7 @@ class FunctionCalls:
         except (StepAborted, KeyboardInterrupt):
             raise
         except BaseException as error:
-            if visit.is_dead:
+            if visit.is_unwound_by(error):
                 visit.check()
             self._end(visit, Advance(ProcessState.EXCEPTED, visit.number + 1, exception=dump_exception(error)))
             raise

@@ -157,6 +157,8 @@ def worker(workers: int, steps: int | None, drain: float, store: str | None) -> 
         if engine.core.dispatcher.is_closed:
             engine.stop(drain)
             raise click.ClickException('the engine has failed; its log says why')
+    engine.core.begin_no_step()
+    click.echo(f'treadle: leaving; steps that execute have {drain:g} s to come to their checkpoint', err=True)
     engine.stop(drain)
 
 

@@ -15,7 +15,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import StepAborted
+from ..errors import EngineStopped, StepAborted
 from ..store.records import Fence, LogEntry, ProcessRecord
 
 if TYPE_CHECKING:
@@ -163,6 +163,17 @@ class Visit:
                 future.set_exception(reason)
             except InvalidStateError:
                 LOGGER.debug('process %d got its answer before it could be aborted', self.pid)
+
+    def is_unwound_by(self, error: BaseException) -> bool:
+        """Whether what the step raised is no verdict on its process: its result no longer counts, or its engine stops.
+
+        A call may find parts of the engine gone before it finds that the step is to be unwound.
+        """
+        if self.is_dead or (self.aborted is not None and isinstance(error, EngineStopped)):
+            return True
+        if isinstance(error, BaseExceptionGroup):  # the step waited for several things at once
+            return error.subgroup(StepAborted) is not None
+        return isinstance(error, StepAborted)
 
     def add_abort_callback(self, callback: Callable[[], object]) -> None:
         """Have ``callback`` called once when the step is aborted; at once if it already is."""

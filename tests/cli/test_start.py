@@ -187,6 +187,7 @@ class TestWorker:
         assert treadle('submit', 'adding:Add', 'x=2').stdout.strip().isdigit()
         follower = begin('log', '-f', 1)
         worker.send_signal(signal.SIGTERM)
+        assert worker.stderr.readline().startswith('treadle: leaving')
         worker.stdin.write('\n')
         worker.stdin.flush()
         assert worker.wait(30) == 0

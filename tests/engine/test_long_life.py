@@ -126,6 +126,29 @@ def test_a_worker_that_crashes_is_no_verdict_on_what_the_others_run(store: str) 
         assert all(child.is_finished_ok for child in final.called)
 
 
+def test_what_a_step_finds_gone_of_an_engine_that_stops_is_no_verdict(store: str) -> None:
+    began, go_on = threading.Event(), threading.Event()
+    attempts: list[int] = []
+
+    class FindsItGone(Process):
+        def run(self) -> None:
+            attempts.append(1)
+            began.set()
+            go_on.wait(PATIENCE)
+            if len(attempts) == 1:
+                raise EngineStopped('as a part of the engine says that has stopped before the step was told')
+
+    engine = Engine(store).start()
+    node = engine.submit(FindsItGone)
+    assert began.wait(PATIENCE)
+    engine.core.begin_no_step()
+    go_on.set()
+    engine.stop()
+    with Engine(store) as successor:
+        assert successor.wait(node.pid, PATIENCE).is_finished_ok
+    assert len(attempts) == 2
+
+
 def test_an_engine_that_runs_takes_up_what_a_dead_one_has_left(make_engine: Callable[..., Engine]) -> None:
     survivor, dead = make_engine(claims='all'), make_engine()
     entered, opened = threading.Event(), threading.Event()
