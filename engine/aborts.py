@@ -15,7 +15,7 @@ from concurrent.futures import Future
 
 from ..threads import LoopClosed, StartFailed, wait
 from .dispatcher import Dispatcher
-from .errors import StepAborted
+from .errors import LeaseLost, StepAborted
 from .processes.visit import Visit
 
 __all__ = ['Aborts']
@@ -39,6 +39,15 @@ class Aborts:
         """These processes were killed: tell the steps of theirs that go on; on the store thread, never blocking."""
         for visit in self._dispatcher.kill(pids):
             self.abort(visit, StepAborted(f'process {visit.pid} was killed'), self._run_beside)
+
+    def lost(self) -> None:
+        """All claims were taken away: tell every step that goes on; on the store thread, never blocking."""
+        for visit in self._dispatcher.lose():
+            reason = LeaseLost(
+                f"process {visit.pid} is no longer this engine's, which was declared dead after its lease had passed; "
+                f'another may run it by now, and this step counts for nothing'
+            )
+            self.abort(visit, reason, self._run_beside)
 
     def abort(self, visit: Visit, reason: StepAborted, run: Callable[[Callable[[], None]], None]) -> None:
         """Abort one step and have ``run`` call its ``on_kill`` callbacks."""

@@ -35,6 +35,7 @@ from .processes.visit import Host, Visit, current_visit
 from .states import ProcessState
 from .store.records import Held, Lost, ProcessRecord, Unit, Verdict
 from .store.store_thread import Failure
+from .store.transaction import Transaction
 from .terminations import End
 from .values import load_exception
 
@@ -52,11 +53,10 @@ UNWINDING_PATIENCE = 5.0
 class Calls:
     """What an engine does for callers, in their own threads."""
 
-    def __init__(self, *, parts: EngineParts, host: Host, pids: PidBlocks, engine_id: int) -> None:
+    def __init__(self, *, parts: EngineParts, host: Host, pids: PidBlocks) -> None:
         self._parts = parts
         self._host = host
         self._pids = pids
-        self._engine_id = engine_id
         #: Whether a second Ctrl-C came while the first one was being dealt with.
         self.in_haste = False
 
@@ -67,7 +67,7 @@ class Calls:
     ) -> ProcessRecord:
         """The record of a new process that this code, or call ``number`` of the visit, starts."""
         if visit is None:
-            call, origin, nesting = None, self._engine_id, 0
+            call, origin, nesting = None, self._parts.engine_id, 0
         else:
             call, origin = (visit.pid, visit.number, number), visit.origin
             nesting = visit.nesting + 1 if blocking else visit.nesting
@@ -343,15 +343,22 @@ class Calls:
 
     def kill(self, pids: Sequence[int], message: str) -> Future[list[int]]:
         """Kill processes with all their descendants; the future resolves when it is durable."""
-        return self._parts.store.call(lambda transaction: transaction.kill(pids, message))
+        return self._intend(lambda transaction: transaction.kill(pids, message))
 
     def pause(self, pids: Sequence[int], message: str | None) -> Future[list[int]]:
         """Pause processes with all their descendants; the future resolves when it is durable."""
-        return self._parts.store.call(lambda transaction: transaction.pause(pids, message))
+        return self._intend(lambda transaction: transaction.pause(pids, message))
 
     def play(self, pids: Sequence[int]) -> Future[list[int]]:
         """Let processes go on; the future resolves when it is durable."""
-        return self._parts.store.call(lambda transaction: transaction.play(pids))
+        return self._intend(lambda transaction: transaction.play(pids))
+
+    def _intend(self, operation: Callable[[Transaction], list[int]]) -> Future[list[int]]:
+        faults = self._parts.faults
+        written = self._parts.store.call(operation)
+        faults.hit(FaultPoint.INTENT_POSTED)
+        written.add_done_callback(lambda done: faults.hit(FaultPoint.INTENT_WRITTEN))
+        return written
 
     def interrupted(self, pid: int) -> None:
         """After Ctrl-C: kill the process durably, then let what its steps have started come to an end.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..threads import LoopClosed, StartFailed
 from .errors import EngineStopped, ProcessParked, StoreError
+from .faults import FaultPoint
 from .processes.identity import ClassMissing, find, is_known
 from .states import TERMINAL_STATES, ProcessState
 from .store.records import ProcessRecord
@@ -50,9 +51,10 @@ class Claims:
         self._lock = threading.Lock()
         self._looking = False
         self._again = False
+        self._looks = False
         self._ends = False
         self._release_the_dead: Callable[[], int] = lambda: 0
-        self._sweeps = False
+        self._watches = False
         self._unknown_class = False
         self._sweep_due = 0.0
 
@@ -62,6 +64,11 @@ class Claims:
         self._engine_id = membership.engine_id
         self._script = membership.script
         self._origins = frozenset({self._engine_id})
+
+    def add_origin(self, engine_id: int) -> None:
+        """The engine goes on under another id."""
+        self._engine_id = engine_id
+        self._origins |= {engine_id}
 
     def admits(self, record: ProcessRecord) -> bool:
         """Whether this engine may run the process, as far as can be said without importing anything."""
@@ -92,6 +99,11 @@ class Claims:
         """
         with self._lock:
             self._ends |= ends
+            self._looks = True
+        self._begin_search()
+
+    def _begin_search(self) -> None:
+        with self._lock:
             if self._looking:
                 self._again = True
                 return
@@ -103,6 +115,11 @@ class Claims:
             with self._lock:
                 self._looking = False
 
+    def watch(self) -> None:
+        """Look soon which other engines are dead, and take up what they have left."""
+        self._watches = True
+        self._begin_search()
+
     def look_if_due(self) -> None:
         """Search if there is a reason to, or if none was made for a while."""
         now = time.monotonic()
@@ -111,18 +128,18 @@ class Claims:
             self.look()
         elif now >= self._sweep_due:
             self._sweep_due = now + SWEEP
-            self._sweeps = True
             self.look(ends=True)
 
     def _search(self) -> None:
         while True:
             try:
                 self._tell_of_ends()
-                self._claim_what_fits()
-                if self._sweeps:
-                    self._sweeps = False
-                    if self._release_the_dead():
-                        self._claim_what_fits()
+                if self._watches:
+                    self._watches = False
+                    self._looks |= self._release_the_dead() > 0
+                if self._looks:
+                    self._looks = False
+                    self._claim_what_fits()
             except EngineStopped:
                 LOGGER.debug('the engine stops; the search is over')
             except StoreError as error:
@@ -177,16 +194,17 @@ class Claims:
                 else:
                     missing.add(pid)
                     self._miss(pid, origin, reason)
-            if wanted:
-                self._claim(wanted)
+            claimed = self._claim(wanted) if wanted else 0
             if len(page) < PAGE:
                 self._missing = {pid: reason for pid, reason in self._missing.items() if pid in missing}
                 return
-            passed_over += len(page) - len(wanted)
+            passed_over += len(page) - claimed
         dispatcher.turned_away = True  # there may be more than there is room for
 
-    def _claim(self, pids: list[int]) -> None:
-        self._parts.store.call(lambda transaction: transaction.claim(pids)).result()
+    def _claim(self, pids: list[int]) -> int:
+        claimed = self._parts.store.call(lambda transaction: transaction.claim(pids)).result()
+        self._parts.faults.hit(FaultPoint.SEARCH_CLAIMED)
+        return claimed
 
     def _is_its_own(self, pid: int, origin: int) -> bool:
         return (self._claims_all or origin in self._origins) and pid not in self._parked

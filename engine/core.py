@@ -21,7 +21,7 @@ from .claims import Claims
 from .dispatcher import Dispatcher
 from .errors import EngineStopped, ProcessParked, StepAborted
 from .exit_code import ExitCode
-from .faults import Faults
+from .faults import FaultPoint, Faults
 from .membership import Membership
 from .node import ProcessNode, Source
 from .processes.attributes import AttributeDict, FrozenAttributes
@@ -29,7 +29,7 @@ from .processes.visit import Host, Visit
 from .runner import Runner
 from .states import TERMINAL_STATES, ProcessState
 from .store.location import StoreLocation
-from .store.records import ProcessRecord, StateChange
+from .store.records import EngineRecord, ProcessRecord, StateChange
 from .store.store_thread import StoreThread
 from .terminations import Terminations
 from .values import Codec, DiskObjects, Reference
@@ -62,6 +62,8 @@ class Core:
         steps: int,
         claims_all: bool,
         switch_interval: float | None,
+        lease: float,
+        max_crashes: int,
         faults: Faults,
         host: Host,
     ) -> None:
@@ -71,6 +73,8 @@ class Core:
         self._worker_count = workers
         self._claims_all = claims_all
         self._switch_interval = switch_interval
+        self._lease_seconds = lease
+        self._max_crashes = max_crashes
         self._host = host
         self._fork_guard = ForkGuard(remedy='create and start an engine of its own in the child')
         self._state_lock = threading.Lock()
@@ -139,6 +143,9 @@ class Core:
             location=self.location,
             store=self.store,
             faults=self.faults,
+            lease=self._lease_seconds,
+            max_crashes=self._max_crashes,
+            live_engines=self.source.reader.live_engines,
             still_running=lambda: [visit.pid for visit in self.dispatcher.visits()],
         )
         self.claims = Claims(parts=self, claims_all=self._claims_all)
@@ -286,6 +293,29 @@ class Core:
         """Processes are durably paused, or no longer; on the store thread, right after the commit."""
         self.dispatcher.pause(pauses)
 
+    def next_life(self) -> EngineRecord | None:
+        """The row to go on under, since this engine was declared dead; on the store thread."""
+        return self.membership.next_life()
+
+    def began_life(self, engine_id: int) -> None:
+        """That row is durable; on the store thread. All that was held is held no longer."""
+        before = self.membership.engine_id
+        self.membership.begin_life(engine_id)
+        self.claims.add_origin(engine_id)
+        self.aborts.lost()
+        LOGGER.critical(
+            'engine %d (%r) was silent for its lease of %g s and was declared dead; it has written nothing since, what '
+            'it ran is taken over, and it goes on as engine %d. Was the machine suspended, the OS process stopped, or '
+            'the interpreter held up?', before, self.name, self.membership.lease.seconds, engine_id,
+        )  # fmt: skip
+        self.faults.hit(FaultPoint.ENGINE_REJOINED)
+        self.claims.look()
+
+    @property
+    def engine_id(self) -> int:
+        """The engine's number in the store, at present."""
+        return self.membership.engine_id
+
     def park(self, pid: int, reason: str) -> None:
         """Leave a process alone that this engine cannot run, and tell whoever waits for it."""
         LOGGER.warning('process %d is parked: %s', pid, reason)
@@ -305,8 +335,9 @@ class Core:
         self.membership.beat()
         if self._database.changed_elsewhere():
             self.claims.look(ends=True)
-        else:
-            self.claims.look_if_due()
+        if self.membership.is_to_watch():
+            self.claims.watch()
+        self.claims.look_if_due()
 
 
 def _in_time(over: Future[None], deadline: float) -> bool:

@@ -15,6 +15,7 @@ from concurrent.futures import Future, InvalidStateError
 from ..threads import LoopClosed
 from .processes.visit import Visit
 from .store.records import ProcessRecord
+from .store.transaction import SUSPECT
 
 __all__ = ['Dispatcher']
 
@@ -41,6 +42,7 @@ class Dispatcher:
         self._may_run = admits
         # By pid and epoch: a process can be claimed anew before the worker that it has left takes notice.
         self._held: dict[tuple[int, int], Visit | None] = {}
+        # Killed, or taken away with the engine's life.
         self._killed: set[tuple[int, int]] = set()
         self._paused: set[tuple[int, int]] = set()
         self._endings: dict[Visit, list[Future[None]]] = {}
@@ -49,6 +51,7 @@ class Dispatcher:
         self._next = 0
         self._open = False
         self._closed = False
+        self._suspects: set[tuple[int, int]] = set()
         self.turned_away = False
 
     def open(self, workers: Sequence[Callable[[Sequence[ProcessRecord]], None]]) -> None:
@@ -93,9 +96,16 @@ class Dispatcher:
             return False
         return True
 
+    def holds_suspect(self) -> bool:
+        """Whether a process is held that has seen several engines die; whoever asks is turned away."""
+        if self._suspects:
+            self.turned_away = True
+        return bool(self._suspects)
+
     def dispatch(self, claims: Sequence[ProcessRecord]) -> None:
         """Hand committed claims to the workers in turn; on the store thread."""
         self._held.update(dict.fromkeys((record.pid, record.epoch) for record in claims))
+        self._suspects.update((record.pid, record.epoch) for record in claims if record.crashes >= SUSPECT)
         count = len(self._workers)
         shares: list[list[ProcessRecord]] = [[] for _ in range(count)]
         for record in claims:
@@ -114,6 +124,7 @@ class Dispatcher:
     def left(self, pid: int, epoch: int) -> None:
         """A worker no longer holds what was claimed with that epoch."""
         visit = self._held.pop((pid, epoch), None)
+        self._suspects.discard((pid, epoch))
         self._killed.discard((pid, epoch))
         self._paused.discard((pid, epoch))
         if visit is not None and self._endings:
@@ -122,9 +133,11 @@ class Dispatcher:
     # -- what goes on inside: no lock, since a dictionary's and a set's single operations are atomic ------------
 
     def begin_visit(self, visit: Visit) -> bool:
-        """A step is about to start; ``False`` when it must not: its process was killed meanwhile, or the engine stops.
+        """A step is about to start; ``False`` when it must not: its process was killed or taken away meanwhile, or the
+        engine stops.
 
-        It writes, then looks; :meth:`kill` and :meth:`close` do so the other way round: one of the two sees the other.
+        It writes, then looks; :meth:`kill`, :meth:`lose` and :meth:`close` do so the other way round: one of the two
+        sees the other.
         """
         self._held[visit.claim] = visit
         return visit.claim not in self._killed and not self._closed
@@ -175,7 +188,13 @@ class Dispatcher:
     def kill(self, pids: Iterable[int]) -> list[Visit]:
         """These processes were killed; returns the steps of theirs that go on and must be told."""
         gone = set(pids)
-        held = [claim for claim in list(self._held) if claim[0] in gone]
+        return self._revoke([claim for claim in list(self._held) if claim[0] in gone])
+
+    def lose(self) -> list[Visit]:
+        """All that is held was taken away; returns the steps that go on and must be told."""
+        return self._revoke(list(self._held))
+
+    def _revoke(self, held: list[tuple[int, int]]) -> list[Visit]:
         self._killed.update(held)
         # Those that have left meanwhile have looked for themselves before they were among the killed.
         self._killed.difference_update(claim for claim in held if claim not in self._held)

@@ -61,6 +61,11 @@ class Engine:
     :param name: for people; default ``'engine'``.
     :param switch_interval: seconds for :func:`sys.setswitchinterval`, which is global to the interpreter; ``None``
         leaves it alone. Small values keep commits quick beside steps that burn CPU.
+    :param lease: seconds after which other engines on the store may take over what this one runs, when they see no
+        sign of life of it. Death of its OS process shows at once on the same host, so this counts where the process is
+        there and does nothing: stopped, suspended, held up. Keep it well above such pauses.
+    :param max_crashes: a process over which so many engines have died, one after the other and without a step of it
+        having been committed in between, is paused, with the reason in its log stream; :meth:`play` lets it go on.
     :param faults: for crash tests.
 
     Use it as a context manager, or call :meth:`start` and :meth:`stop`. An engine starts once.
@@ -75,12 +80,18 @@ class Engine:
         claims: Literal['own', 'all'] = 'own',
         name: str = 'engine',
         switch_interval: float | None = None,
+        lease: float = 10.0,
+        max_crashes: int = 5,
         faults: Faults | None = None,
     ) -> None:
         if workers < 1:
             raise ValueError(f'workers must be at least 1, not {workers!r}')
         if claims not in ('own', 'all'):
             raise ValueError(f"claims must be 'own' or 'all', not {claims!r}")
+        if lease <= 0:
+            raise ValueError(f'lease must be more than 0 seconds, not {lease!r}')
+        if max_crashes < 1:
+            raise ValueError(f'max_crashes must be at least 1, not {max_crashes!r}')
         self.name = name
         self.location = locate(store)
         self.core = Core(
@@ -90,6 +101,8 @@ class Engine:
             steps=min(32, (os.cpu_count() or 1) + 4) if steps is None else steps,
             claims_all=claims == 'all',
             switch_interval=switch_interval,
+            lease=lease,
+            max_crashes=max_crashes,
             faults=NoFaults() if faults is None else faults,
             host=self,
         )
@@ -104,9 +117,8 @@ class Engine:
         """
         core = self.core
         core.start(timeout)
-        engine_id = core.membership.engine_id
-        self._calls = Calls(parts=core, host=self, pids=PidBlocks(core.store), engine_id=engine_id)
-        self._functions = FunctionCalls(parts=core, host=self, calls=self._calls, engine_id=engine_id)
+        self._calls = Calls(parts=core, host=self, pids=PidBlocks(core.store))
+        self._functions = FunctionCalls(parts=core, host=self, calls=self._calls)
         _started.add(self)
         core.begin()
         return self
@@ -360,7 +372,8 @@ class Engine:
         """The pids that this engine has submitted, not their children, and that have not ended; also after a stop."""
         if self.core.state != 'stopped':
             self._running()
-        return self.core.source.reader.unfinished_of(self.core.membership.engine_id)
+        reader, lives = self.core.source.reader, self.core.membership.lives
+        return sorted(pid for engine_id in lives for pid in reader.unfinished_of(engine_id))
 
     def why(self, pid: int | ProcessNode) -> dict[str, Any]:
         """Why a process is where it is, as plain data; ``because`` says it in sentences.

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from ..threads import Bridge, Forked, LoopClosed, StartFailed, wait_on_loop
-from .errors import EngineStopped, ReplayMismatch, StepAborted, StoreError, TreadleError
+from .errors import EngineStopped, ReplayMismatch, StoreError, TreadleError
 from .faults import FaultPoint
 from .node import ProcessNode
 from .parts import RETRY_FIRST, RETRY_MOST, EngineParts
@@ -126,6 +126,8 @@ class Execution:
         return None
 
     async def _take_step(self) -> Event:
+        if not self._parts.membership.lease.is_valid and not await self._confirm_lease():
+            return StepWasAborted()
         self._next_event = self._bridge.loop.create_future()
         if self._process is not None and self._process._starts_async():
             if self._begin():
@@ -137,6 +139,19 @@ class Execution:
                 LOGGER.debug('process %d cannot go on now: %s', self._record.pid, error)
                 return StepWasAborted()
         return await self._next_event
+
+    async def _confirm_lease(self) -> bool:
+        """Ask the database whether this engine may go on; ``False`` when it stops meanwhile."""
+        while not self._is_stopping.is_set():
+            try:
+                await wait_on_loop(self._parts.membership.confirm())
+                return True
+            except EngineStopped:
+                return False
+            except StoreError as error:
+                LOGGER.error('process %d waits, for its lease has passed: %s', self._record.pid, error)
+                await self._pause()
+        return False
 
     async def _commit_again(self) -> Event:
         unit = self._unit
@@ -209,7 +224,8 @@ class Execution:
 
     def _begin(self) -> bool:
         """Load the process if need be and open a visit; ``False`` when there is nothing to run."""
-        if self._is_stopping.is_set():
+        # It may have waited long for its permit.
+        if self._is_stopping.is_set() or not self._parts.membership.lease.is_valid:
             self._answer(StepWasAborted())
             return False
         try:

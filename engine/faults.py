@@ -15,6 +15,10 @@ class FaultPoint(enum.StrEnum):
 
     ENGINE_REGISTERED = 'engine.registered'
     PREDECESSOR_RELEASED = 'engine.predecessor-released'
+    ENGINE_REJOINED = 'engine.rejoined'
+    SEARCH_CLAIMED = 'search.claimed'
+    INTENT_POSTED = 'intent.posted'
+    INTENT_WRITTEN = 'intent.written'
     SUBMIT_POSTED = 'submit.posted'
     BATCH_BEGUN = 'store.batch-begun'
     BATCH_WRITTEN = 'store.batch-written'

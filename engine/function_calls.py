@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from .calls import Calls, lost
-from .errors import EngineStopped, KilledError, StepAborted
+from .errors import EngineStopped, KilledError, LeaseLost, StepAborted
 from .exit_code import ExitCode
 from .faults import FaultPoint
 from .node import ProcessNode
@@ -39,11 +39,10 @@ class FunctionCalls:
     :param calls: starts and waits, as for any other process.
     """
 
-    def __init__(self, *, parts: EngineParts, host: Host, calls: Calls, engine_id: int) -> None:
+    def __init__(self, *, parts: EngineParts, host: Host, calls: Calls) -> None:
         self._parts = parts
         self._host = host
         self._calls = calls
-        self._engine_id = engine_id
 
     def call(
         self, function: ProcessFunction[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -84,7 +83,7 @@ class FunctionCalls:
             record,
             driven=0 if caller is None else 1,
             state=ProcessState.RUNNING,
-            owner=self._engine_id,
+            owner=self._parts.engine_id,
             epoch=1,
         )
 
@@ -150,6 +149,11 @@ class FunctionCalls:
         record = self._parts.source.reader.process(pid)
         if record.state == ProcessState.KILLED:
             return KilledError(f'process {pid} ({record.process_label}) was killed: {record.exit_message}')
+        if caller is None and isinstance(abort, LeaseLost):
+            return EngineStopped(
+                f'{abort}. The function was called from plain code, and goes on wherever its row is claimed; wait for '
+                f'process {pid} to have its outputs'
+            )
         if caller is None and self._parts.dispatcher.is_closed:
             return EngineStopped(
                 f'the engine stopped before process {pid} ({record.process_label}) ended; it stays runnable in the '

@@ -1,41 +1,52 @@
 """An engine among the engines of a store: its row, its lock file, its heartbeat, and the dead ones it finds.
 
-On one host the lock file shows death at once: the operating system frees it in the moment in which the engine's OS
-process ends, however it ends. Whoever can take the lock of an engine that has not said goodbye declares it dead, in one
-transaction that also releases what it owned.
+Two things show a death. On one host it is the lock file, and at once: the operating system frees it in the moment in
+which the engine's OS process ends, however it ends. Everywhere it is silence: a heartbeat that has stood still for a
+whole lease (see :mod:`.lease`). Either way the death is declared in one transaction that also takes away what the
+engine owned, so that whatever the declared one writes later is refused.
+
+An engine that was only stalled (stopped, suspended, starved) finds in its next transaction that it was declared dead.
+It then begins another life in that very transaction, under a new id: the old one is never used again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import socket
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 from .errors import EngineStopped, StoreError
 from .faults import FaultPoint, Faults
+from .lease import Lease, Silences
 from .processes.identity import script_of_main
 from .store.location import StoreLocation
 from .store.lockfile import EngineLock, try_take
 from .store.records import EngineRecord
-from .store.store_thread import StoreThread
+from .store.store_thread import Failure, StoreThread
 from .store.transaction import Transaction
 
 __all__ = ['Membership']
 
 LOGGER = logging.getLogger(__name__)
 
-#: Seconds between two heartbeats, and how many of them a silent engine is given before it may be declared dead.
-HEARTBEAT, LEASE = 1.0, 10.0
+#: How many heartbeats are sent in the time of a lease.
+BEATS = 10
 
 
 class Membership:
     """This engine's place in the store; a member of the engine's group, between the store and the workers.
 
+    :param lease: seconds of silence after which others may take over what this engine owns.
+    :param max_crashes: how many deaths of its engine a process may have seen, without a step of it having been
+        committed in between, before it is set aside.
+    :param live_engines: reads the rows of the engines that have not ended.
     :param still_running: the pids whose steps execute, whatever else has stopped.
     """
 
@@ -48,49 +59,199 @@ class Membership:
         location: StoreLocation,
         store: StoreThread,
         faults: Faults,
+        lease: float,
+        max_crashes: int,
+        live_engines: Callable[[], list[EngineRecord]],
         still_running: Callable[[], list[int]],
     ) -> None:
         self._engine_name = engine_name
         self._location = location
         self._store = store
         self._faults = faults
+        self._max_crashes = max_crashes
+        self._live_engines = live_engines
         self._still_running = still_running
-        self._uuid = str(uuid.uuid4())
-        self._lock = EngineLock(_lock_path(location, self._uuid))
+        self._boot_id = _boot_id()
+        self._lock: EngineLock | None = None
+        self._next: tuple[EngineLock, EngineRecord] | None = None
+        self._leaves = False
         self._beat_due = 0.0
+        self._watch_due = 0.0
+        self._watch_interval = lease / BEATS
+        self._silences = Silences()
+        self.lease = Lease(lease)
         self.engine_id = 0
+        #: All ids that this engine has had, the present one last.
+        self.lives: tuple[int, ...] = ()
         self.script = script_of_main()
+
+    # -- this engine -----------------------------------------------------------------------------------------
 
     def start(self, timeout: float | None = None) -> None:
         """Take the lock, write the row, and release what engines of this host have left that are no more."""
-        self._lock.acquire()
-        record = EngineRecord(
-            id=0,
-            uuid=self._uuid,
-            name=self._engine_name,
-            host=socket.gethostname(),
-            boot_id=_boot_id(),
-            os_pid=os.getpid(),
-            script=self.script,
-            started_at=time.time(),
-            heartbeat=0,
-            lease=LEASE,
-            ended=None,
-        )
-        self.engine_id = self._store.call(lambda transaction: transaction.register_engine(record)).result(timeout)
-        self._store.engine_id = self.engine_id
+        record = self.next_life()
+        if record is None:
+            raise EngineStopped(f'engine {self._engine_name!r} is stopping')
+        sent = self.lease.send()
+        engine_id = self._store.call(lambda transaction: transaction.register_engine(record)).result(timeout)
+        self.begin_life(engine_id)
+        self._store.engine_id = engine_id
+        self.lease.confirm(sent)
         self._faults.hit(FaultPoint.ENGINE_REGISTERED)
         self.release_the_dead()
 
+    def next_life(self) -> EngineRecord | None:
+        """The row under which this engine begins, or goes on after it was declared dead; its lock is taken by then.
+
+        The same until :meth:`begin_life`, since a transaction may have to be tried again. ``None`` when it leaves.
+
+        :raises StoreError: the lock file cannot be made.
+        """
+        if self._leaves:
+            return None
+        if self._next is None:
+            record = EngineRecord(
+                id=0,
+                uuid=str(uuid.uuid4()),
+                name=self._engine_name,
+                host=socket.gethostname(),
+                boot_id=self._boot_id,
+                os_pid=os.getpid(),
+                script=self.script,
+                started_at=time.time(),
+                heartbeat=0,
+                lease=self.lease.seconds,
+                ended=None,
+            )
+            lock = EngineLock(_lock_path(self._location, record.uuid))
+            lock.acquire()
+            self._next = lock, record
+        return self._next[1]
+
+    def begin_life(self, engine_id: int) -> None:
+        """The row of :meth:`next_life` is durable under this id."""
+        if self._next is None:
+            raise RuntimeError('a life has begun that nobody asked for')
+        before, (self._lock, _) = self._lock, self._next
+        self._next = None
+        self.engine_id = engine_id
+        self.lives = (*self.lives, engine_id)
+        if before is not None:
+            with contextlib.suppress(StoreError):  # whoever meets the file finds it free, and its engine ended
+                before.release()
+
+    def beat(self) -> None:
+        """Raise the heartbeat when it is due; on the store thread."""
+        now = time.monotonic()
+        if self.engine_id and now >= self._beat_due:
+            self._beat_due = now + self.lease.seconds / BEATS
+            with contextlib.suppress(EngineStopped):  # it is stopping, and says so in its row
+                self.confirm()
+
+    def confirm(self) -> Future[None]:
+        """Send a heartbeat now; the future resolves when the database has it, and the lease is good again.
+
+        What was taken away from this engine is known to be so by then.
+        """
+        sent = self.lease.send()
+        confirmed: Future[None] = Future()
+
+        def written(answer: object) -> None:
+            if isinstance(answer, Failure):
+                confirmed.set_exception(answer.error)
+            else:
+                self.lease.confirm(sent)
+                confirmed.set_result(None)
+
+        self._store.post(_beat, written)
+        return confirmed
+
+    def request_stop(self) -> None:
+        """Nothing to hurry: :meth:`stop` is one transaction."""
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Release what is owned and end the row, unless steps still execute: those keep their claims.
+
+        A claim that is kept is freed by whoever finds the lock free: after :meth:`abandon`, or the OS process ends.
+        """
+        self._leaves = True
+        if self._next is not None:
+            self._next[0].release()
+        if self._lock is None:
+            return
+        running = self._still_running()
+
+        def leave(transaction: Transaction) -> None:
+            if running:
+                transaction.release_all_but(running)
+            else:
+                transaction.end_engine('stopped')
+
+        try:
+            self._store.call(leave).result(timeout)
+        except (StoreError, EngineStopped, TimeoutError) as error:
+            LOGGER.warning('engine %d could not say that it ends (%r); its lock file will', self.engine_id, error)
+            if not running:
+                self._lock.abandon()
+            return
+        if not running:
+            self._lock.release()
+
+    def abandon(self) -> None:
+        """The last step that had kept its claim is over."""
+        if self._lock is not None:
+            self._lock.abandon()
+
+    # -- other engines ---------------------------------------------------------------------------------------
+
+    def is_to_watch(self) -> bool:
+        """Whether it is time for :meth:`release_the_dead`; on the store thread."""
+        now = time.monotonic()
+        if now < self._watch_due:
+            return False
+        self._watch_due = now + self._watch_interval
+        return True
+
     def release_the_dead(self) -> int:
-        """Declare dead the engines of this host whose OS process is gone; returns how many there were."""
-        engines = self._store.call(lambda transaction: transaction.live_engines()).result()
+        """Declare dead the engines that have ended without saying so, or are silent; returns how many there were."""
+        engines = self._live_engines()
+        others = [each for each in engines if each.id != self.engine_id]
+        # Whoever looks too seldom cannot tell silence from not having listened.
+        self._watch_interval = min([self.lease.seconds, *(each.lease for each in others if each.lease > 0)]) / BEATS
         here = socket.gethostname()
-        dead = sum(
-            self._declare_if_dead(each) for each in engines if each.host == here and each.id != self.engine_id
-        )
+        dead = sum(self._declare_if_unlocked(each) for each in others if each.host == here)
+        dead += sum(self._declare_silent(each) for each in self._silences.look(others))
         self._sweep_files({each.uuid for each in engines})
         return dead
+
+    def _declare_if_unlocked(self, engine: EngineRecord) -> bool:
+        taken = try_take(_lock_path(self._location, engine.uuid))
+        if taken is None:  # it lives; or its file is gone, which proves nothing
+            return False
+        with taken:
+            # The lock in hand is proof, whatever the last heartbeat was: it may have come after we read the rows.
+            declared = self._declare(engine, lambda transaction: transaction.heartbeat_of(engine.id))
+            taken.remove()
+        if declared:
+            LOGGER.info('engine %d (%s, OS process %d) is dead', engine.id, engine.name, engine.os_pid)
+        return declared
+
+    def _declare_silent(self, engine: EngineRecord) -> bool:
+        declared = self._declare(engine, lambda transaction: engine.heartbeat)
+        if declared:
+            LOGGER.warning(
+                'engine %d (%s, OS process %d on %s) has been silent for its lease of %g s and is declared dead',
+                engine.id, engine.name, engine.os_pid, engine.host, engine.lease,
+            )  # fmt: skip
+        return declared
+
+    def _declare(self, engine: EngineRecord, heartbeat: Callable[[Transaction], int]) -> bool:
+        # A machine that went down took all its engines with it: that is no process's doing.
+        most = self._max_crashes if engine.boot_id == self._boot_id or engine.host != socket.gethostname() else None
+        declare = functools.partial(_declare_dead, engine.id, heartbeat, most)
+        declared = self._store.call(declare).result()
+        self._faults.hit(FaultPoint.PREDECESSOR_RELEASED)
+        return declared
 
     def _sweep_files(self, live: set[str]) -> None:
         """Remove lock files that nobody holds and whose engines have ended, or never came to have a row."""
@@ -101,70 +262,15 @@ class Membership:
                     with taken:
                         taken.remove()
 
-    def _declare_if_dead(self, engine: EngineRecord) -> bool:
-        taken = try_take(_lock_path(self._location, engine.uuid))
-        if taken is None:  # it lives; or its file is gone, which proves nothing
-            return False
-        with taken:
-            # The lock in hand is proof, whatever the last heartbeat was: it may have come after we read the rows.
-            declared = self._store.call(
-                lambda transaction: transaction.declare_dead(engine.id, transaction.heartbeat_of(engine.id))
-            ).result()
-            self._faults.hit(FaultPoint.PREDECESSOR_RELEASED)
-            taken.remove()
-        if declared:
-            LOGGER.info('engine %d (%s, OS process %d) is dead', engine.id, engine.name, engine.os_pid)
-        return declared
 
-    def beat(self) -> None:
-        """Raise the heartbeat when it is due; on the store thread."""
-        now = time.monotonic()
-        if self.engine_id and now >= self._beat_due:
-            self._beat_due = now + HEARTBEAT
-            with contextlib.suppress(EngineStopped):  # it is stopping, and says so in its row
-                self._store.post(self._beat_once, _no_reply)
-
-    def _beat_once(self, transaction: Transaction) -> bool:
-        return transaction.beat(self.engine_id)
-
-    def request_stop(self) -> None:
-        """Nothing to hurry: :meth:`stop` is one transaction."""
-
-    def stop(self, timeout: float | None = None) -> None:
-        """Release what is owned and end the row, unless steps still execute: those keep their claims.
-
-        A claim that is kept is freed by whoever finds the lock free: after :meth:`abandon`, or the OS process ends.
-        """
-        if not self.engine_id:
-            self._lock.release()
-            return
-        running = self._still_running()
-        engine_id = self.engine_id
-
-        def leave(transaction: Transaction) -> None:
-            if running:
-                transaction.release_all_but(engine_id, running)
-            else:
-                transaction.end_engine(engine_id, 'stopped')
-
-        try:
-            self._store.call(leave).result(timeout)
-        except (StoreError, EngineStopped, TimeoutError) as error:
-            LOGGER.warning('engine %d could not say that it ends (%r); its lock file will', engine_id, error)
-            if not running:
-                self._lock.abandon()
-            return
-        if not running:
-            self._lock.release()
+def _beat(transaction: Transaction) -> None:
+    transaction.beat()
 
 
-    def abandon(self) -> None:
-        """The last step that had kept its claim is over."""
-        self._lock.abandon()
-
-
-def _no_reply(answer: object) -> None:
-    """A heartbeat that could not be written is followed by the next one."""
+def _declare_dead(
+    engine_id: int, heartbeat: Callable[[Transaction], int], max_crashes: int | None, transaction: Transaction
+) -> bool:
+    return transaction.declare_dead(engine_id, heartbeat(transaction), max_crashes)
 
 
 def _lock_path(location: StoreLocation, engine_uuid: str) -> Path:

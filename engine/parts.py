@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .aborts import Aborts
     from .dispatcher import Dispatcher
     from .faults import Faults
+    from .membership import Membership
     from .node import Source
     from .store.store_thread import StoreThread
     from .terminations import Terminations
@@ -28,7 +29,12 @@ class EngineParts(Protocol):
     terminations: Terminations
     aborts: Aborts
     source: Source
+    membership: Membership
     faults: Faults
+
+    @property
+    def engine_id(self) -> int:
+        """The engine's number in the store, at present: it may be declared dead and go on under another."""
 
     def park(self, pid: int, reason: str) -> None:
         """Do not claim this process again; tell whoever waits for it."""

@@ -1,13 +1,8 @@
-"""Writing to a store without an engine: one short transaction, for a command that changes intents.
-
-Engines write whenever they have something to write, and leave the file's lock free for about a millisecond between
-their batches. Whoever wants in has to look often, hence the short pauses here instead of SQLite's own growing ones.
-"""
+"""Writing to a store without an engine: one short transaction, for a command that changes intents."""
 
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Callable
 from typing import Final, TypeVar, cast
 
@@ -15,19 +10,23 @@ from .location import StoreLocation
 from .migrations import check_schema
 from .reader import uncut
 from .records import ProcessRecord
-from .sqlite import connect_writer, is_busy, translate_error
+from .sqlite import begin_writing, connect_writer, translate_error
 from .transaction import Cursor, Transaction
 
 __all__ = ['write_once']
 
 T = TypeVar('T')
 
-#: Seconds between two looks at a lock that another OS process holds, and for how long to go on.
-LOOK, PATIENCE = 0.0005, 30.0
+#: Seconds to wait for the lock that other OS processes hold.
+PATIENCE = 30.0
 
 
 class _ClaimNothing:
     """The admission of a writer that runs no processes."""
+
+    def holds_suspect(self) -> bool:
+        """Never."""
+        return False
 
     def admits(self, record: ProcessRecord, taken: int) -> bool:
         """Never."""
@@ -54,9 +53,8 @@ def write_once(location: StoreLocation, operation: Callable[[Transaction], T], *
         connection = connect_writer(location)
         try:
             check_schema(connection, location)
-            connection.execute('PRAGMA busy_timeout = 0')
             cursor = connection.cursor()
-            _begin(cursor, time.monotonic() + patience)
+            begin_writing(cursor, patience)
             try:
                 result = operation(
                     Transaction(
@@ -76,14 +74,3 @@ def write_once(location: StoreLocation, operation: Callable[[Transaction], T], *
             raise translate_error(error, location) from error
         finally:
             connection.close()
-
-
-def _begin(cursor: sqlite3.Cursor, give_up: float) -> None:
-    while True:
-        try:
-            cursor.execute('BEGIN IMMEDIATE')
-            return
-        except sqlite3.OperationalError as error:
-            if not is_busy(error) or time.monotonic() > give_up:
-                raise
-            time.sleep(LOOK)

@@ -12,7 +12,7 @@ from .location import StoreLocation
 from .migrations import check_schema, ensure_schema
 from .queries import Queries, SqliteWording
 from .reader import Connection, Reader, leave_inherited, uncut
-from .sqlite import connect_reader, connect_writer, is_busy, translate_error
+from .sqlite import begin_writing, connect_reader, connect_writer, is_busy, translate_error
 from .transaction import Cursor
 
 __all__ = ['SqliteDatabase', 'open_reader']
@@ -69,7 +69,7 @@ class SqliteDatabase:
         cursor = self._connected().cursor()
         uncut.__enter__()
         try:
-            cursor.execute('BEGIN IMMEDIATE')
+            begin_writing(cursor)
         except BaseException:
             uncut.__exit__()
             raise

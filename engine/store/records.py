@@ -47,6 +47,7 @@ class ProcessRecord(msgspec.Struct, frozen=True, gc=False):
     wake_at: float | None
     created_at: float
     changed_at: float
+    crashes: int = 0
 
 
 class ProcessSummary(msgspec.Struct, frozen=True, gc=False):

@@ -121,6 +121,8 @@ process = Table(
     Column('wake_at', _Real),
     Column('created_at', _Real, nullable=False),
     Column('changed_at', _Real, nullable=False),
+    # How many engines have died while they owned it, since its last checkpoint.
+    Column('crashes', Integer, nullable=False, server_default=text('0')),
     UniqueConstraint('parent', 'call_visit', 'call_number', name='uq_process_call'),
     _partial('process_runnable', 'nesting DESC', 'pid', where=RUNNABLE),
     _partial('process_owner', 'owner', where=OWNED),
@@ -162,6 +164,7 @@ engine = Table(
     Column('script', Text),
     Column('started_at', _Real, nullable=False),
     Column('heartbeat', Integer, nullable=False, server_default=text('0')),
+    # Seconds of silence after which others may declare it dead; 0: it beats no more, and its lock file alone tells.
     Column('lease', _Real, nullable=False),
     Column('ended', Text),
     # An engine's id is never used again, not even after its row was deleted.

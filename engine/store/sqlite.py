@@ -21,6 +21,7 @@ from .location import STORE_VARIABLE, StoreLocation
 
 __all__ = [
     'MINIMUM_VERSION',
+    'begin_writing',
     'check_version',
     'connect_reader',
     'connect_writer',
@@ -35,6 +36,10 @@ MINIMUM_VERSION: Final = (3, 35, 0)
 
 #: For how long, in seconds, SQLite itself waits for another connection's lock before it gives up.
 BUSY_TIMEOUT: Final = 10.0
+
+# Seconds between two looks at the one write lock. Engines leave it free for about a millisecond between their batches,
+# so whoever wants in has to look more often than SQLite itself, whose pauses grow to a tenth of a second.
+_LOOK: Final = 0.0005
 
 _STATEMENTS: Final = 512
 # Pages (of 4 KiB) in the log before a commit copies them into the database. Twice SQLite's own figure:
@@ -207,6 +212,23 @@ def use_write_ahead_log(connection: sqlite3.Connection, *, patience: float = BUS
                 f'SQLite cannot keep a write-ahead log here (it stays with {mode!r}); use a local disk'
             )
         return
+
+
+def begin_writing(cursor: sqlite3.Cursor, patience: float = BUSY_TIMEOUT) -> None:
+    """Begin a transaction with the file's one write lock, which other OS processes may hold for ``patience`` seconds.
+
+    :raises sqlite3.OperationalError: somebody still holds it; see :func:`is_busy`.
+    """
+    give_up = time.monotonic() + patience
+    cursor.execute('PRAGMA busy_timeout = 0')
+    while True:
+        try:
+            cursor.execute('BEGIN IMMEDIATE')
+            return
+        except sqlite3.OperationalError as error:
+            if not is_busy(error) or time.monotonic() > give_up:
+                raise
+            time.sleep(_LOOK)
 
 
 def is_busy(error: BaseException) -> bool:

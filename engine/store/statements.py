@@ -113,6 +113,7 @@ class Statements(Queries):
                 # Set for a process that pauses itself, cleared for one that ends.
                 paused=row.paused.bitwise_or(given('pause_bits')).bitwise_and(given('pause_mask')),
                 owner=given('owner'),
+                crashes=0,
                 version=row.version + 1,
                 changed_at=given('changed_at'),
             )
@@ -222,6 +223,16 @@ class Statements(Queries):
             .values(owner=None)
             .where(row.owner == given('old_owner'))
         )
+        self.take_away = text(
+            sa.update(process)
+            .values(owner=None, epoch=row.epoch + 1, version=row.version + 1, crashes=row.crashes + given('blame'))
+            .where(row.owner == given('old_owner'))
+        )
+        self.fatal = text(
+            sa.select(row.pid, row.crashes)
+            .where(row.owner == given('old_owner'), row.driven == 0, row.crashes + 1 >= given('most'))
+            .order_by(row.pid)
+        )
         self.release_others = text(
             sa.update(process)
             .values(owner=None)
@@ -265,6 +276,7 @@ class Statements(Queries):
             .values(paused=row.paused.bitwise_or(given('pause_bits')).bitwise_and(given('pause_mask')))
             .where(dialect.is_member(row.pid))
         )
+        self.forgive = text(sa.update(process).values(crashes=0).where(dialect.is_member(row.pid)))
         self.withdraw = text(sa.update(process).values(owner=None).where(dialect.is_member(row.pid)))
 
     def _engines(self, dialect: Dialect) -> None:
@@ -277,6 +289,10 @@ class Statements(Queries):
             .values(heartbeat=row.heartbeat + 1)
             .where(row.id == given('engine_id'), row.ended.is_(None))
         )
+        self.is_member = text(
+            sa.select(row.id).where(row.id == given('engine_id'), row.ended.is_(None))
+        )
+        self.give_up_lease = text(sa.update(engine).values(lease=0).where(row.id == given('engine_id')))
         self.end_engine = text(
             sa.update(engine)
             .values(ended=given('how'))

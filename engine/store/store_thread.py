@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from ...threads import StartFailed, StopTimeout
 from ..errors import EngineStopped
 from ..faults import FaultPoint, Faults
-from .records import ProcessRecord, StateChange, Unit, Verdict
+from .records import EngineRecord, ProcessRecord, StateChange, Unit, Verdict
 from .transaction import Admission, Cursor, Transaction
 
 if TYPE_CHECKING:
@@ -73,7 +73,13 @@ class Listener(Protocol):
         """These changes are durable, and these processes are this engine's to run."""
 
     def paused(self, pauses: Mapping[int, bool]) -> None:
-        """These processes are durably paused, or no longer; told before anything else of the same commit."""
+        """These processes are durably paused, or no longer; told before the answers of the same commit."""
+
+    def next_life(self) -> EngineRecord | None:
+        """The row of this engine, which was declared dead, to go on under; ``None`` when it does not go on."""
+
+    def began_life(self, engine_id: int) -> None:
+        """That row is durable, and whatever was claimed before is no longer this engine's; told before all else."""
 
 
 class Failure:
@@ -268,6 +274,9 @@ class StoreThread:
             return
         self.batches += 1
         self._faults.hit(FaultPoint.BATCH_COMMITTED)
+        if transaction.has_rejoined:
+            self.engine_id = transaction.engine_id
+            self._listener.began_life(self.engine_id)
         if transaction.pauses:
             # Before the answers: who hears that a step of its is committed must not begin the next one.
             self._listener.paused(transaction.pauses)
@@ -301,6 +310,8 @@ class StoreThread:
                 cursor=cursor, sql=self._statements, engine_id=self.engine_id, admission=self._admission
             )
             self._faults.hit(FaultPoint.BATCH_BEGUN)
+            if self.engine_id and not transaction.is_member():
+                transaction.rejoin(self._listener.next_life())
             answers = _perform(transaction, operations)
             self._faults.hit(FaultPoint.BATCH_WRITTEN)
             self._database.commit()

@@ -60,8 +60,16 @@ class Cursor(Protocol):
         """The rows of the last statement."""
 
 
+#: So many deaths of its engines make a process a suspect: an engine holds one at a time, so that the next death shows
+#: which of those that were held together is to blame.
+SUSPECT = 2
+
+
 class Admission(Protocol):
     """Who may be claimed by this engine, and how many at once."""
+
+    def holds_suspect(self) -> bool:
+        """Whether this engine holds a process that may be fatal; the next one has to wait then."""
 
     def admits(self, record: ProcessRecord, taken: int) -> bool:
         """Whether this engine can take one more process, having taken ``taken`` in this transaction already."""
@@ -78,9 +86,13 @@ class Transaction:
     def __init__(self, *, cursor: Cursor, sql: Statements, engine_id: int, admission: Admission) -> None:
         self._cursor = cursor
         self._sql = sql
-        self._engine_id = engine_id
+        #: The engine in whose name things are claimed; 0 for none.
+        self.engine_id = engine_id
+        #: Whether that is a new one, see :meth:`rejoin`.
+        self.has_rejoined = False
         self._admission = admission
         self._now = time.time()
+        self._took_suspect = False
         self.changes: list[StateChange] = []
         self.claims: list[ProcessRecord] = []
         #: By pid, whether the process is paused from now on, for those of which this transaction has changed it.
@@ -180,28 +192,30 @@ class Transaction:
                     else f'which has another class, {holder.class_name}; use another key'
                 )
             )
-        if holder.owner is None and self._engine_id:
+        if holder.owner is None and self.engine_id:
             # With its children: an engine that runs only what is its own would leave them alone for ever.
             self._cursor.execute(
                 self._sql.adopt,
-                {'new_origin': self._engine_id, 'pids': self._sql.dialect.pids([holder.pid])},
+                {'new_origin': self.engine_id, 'pids': self._sql.dialect.pids([holder.pid])},
             )
             self.claim([row[0] for row in self._cursor.fetchall()])
         return holder
 
     def _claimed_at_birth(self, record: ProcessRecord) -> ProcessRecord:
-        # A function that its caller drives is owned already.
-        if record.owner is not None or record.driven or record.paused or record.state not in _OWNED_STATES:
+        if record.owner is not None:  # a function, which its caller drives; this engine may have rejoined meanwhile
+            return msgspec.structs.replace(record, owner=self.engine_id or None)
+        if record.driven or record.paused or record.state not in _OWNED_STATES:
             return record
-        if not self._admission.admits(record, len(self.claims)):
+        if not self._admits(record, len(self.claims)):
             return record
-        record = msgspec.structs.replace(record, owner=self._engine_id, epoch=1, state=ProcessState.RUNNING)
+        record = msgspec.structs.replace(record, owner=self.engine_id, epoch=1, state=ProcessState.RUNNING)
         self.claims.append(record)
         self.changes.append(StateChange(record.pid, ProcessState.CREATED, ProcessState.RUNNING))
         return record
 
     def _write_advances(self, held: Sequence[Unit], paused: set[int]) -> None:
         rows: list[dict[str, Any]] = []
+        owner = self.engine_id or None
         for unit in held:
             fence, advance = unit.fence, unit.advance
             if fence is None or advance is None:
@@ -218,7 +232,7 @@ class Transaction:
                     'exception': advance.exception,
                     'pause_bits': PAUSED_ITSELF if unit.pauses else 0,
                     'pause_mask': 0 if advance.state in TERMINAL_STATES else _ANY_PAUSE,
-                    'owner': self._engine_id if advance.state in _OWNED_STATES and fence.pid not in paused else None,
+                    'owner': owner if advance.state in _OWNED_STATES and fence.pid not in paused else None,
                     'changed_at': self._now,
                     'fenced_pid': fence.pid,
                     'fenced_epoch': fence.epoch,
@@ -259,7 +273,7 @@ class Transaction:
         waiters = {pid for pid, _ in waits}
         satisfied = waiters - self._still_waiting(waiters)
         if satisfied:
-            for owner, pids in ((self._engine_id, satisfied - paused), (None, satisfied & paused)):
+            for owner, pids in ((self.engine_id or None, satisfied - paused), (None, satisfied & paused)):
                 if pids:
                     self._cursor.execute(
                         self._sql.stay_running, {'owner': owner, 'pids': self._sql.dialect.pids(pids)}
@@ -306,12 +320,12 @@ class Transaction:
             taken = len(self.claims) + len(admitted)
             if record.owner is not None or record.driven or record.paused:
                 continue
-            if self._admission.admits(record, taken):
+            if self._admits(record, taken):
                 admitted[record.pid] = record.state
         if not admitted:
             return 0
         self._cursor.execute(
-            self._sql.claim, {'pids': self._sql.dialect.pids(admitted), 'new_owner': self._engine_id}
+            self._sql.claim, {'pids': self._sql.dialect.pids(admitted), 'new_owner': self.engine_id}
         )
         records = [ProcessRecord(*row) for row in self._cursor.fetchall()]
         self.claims.extend(records)
@@ -322,10 +336,23 @@ class Transaction:
         )
         return len(records)
 
+    def _admits(self, record: ProcessRecord, taken: int) -> bool:
+        if not self.engine_id:
+            return False
+        is_suspect = record.crashes >= SUSPECT and record.nesting == 0
+        if is_suspect and (self._took_suspect or self._admission.holds_suspect()):
+            return False
+        if not self._admission.admits(record, taken):
+            return False
+        self._took_suspect |= is_suspect
+        return True
+
     def claim_driven(self, pid: int) -> ProcessRecord | None:
         """Take a process function that the calling thread is about to drive itself, if nobody owns it."""
+        if not self.engine_id:
+            return None
         self._cursor.execute(
-            self._sql.claim_driven, {'pids': self._sql.dialect.pids([pid]), 'new_owner': self._engine_id}
+            self._sql.claim_driven, {'pids': self._sql.dialect.pids([pid]), 'new_owner': self.engine_id}
         )
         row = self._row()
         return None if row is None else ProcessRecord(*row)
@@ -396,12 +423,14 @@ class Transaction:
         roots = set(pids)
         self._cursor.execute(self._sql.paused_below, {'pids': self._sql.dialect.pids(roots)})
         rows = self._cursor.fetchall()
-        self._set_paused([pid for pid, _ in rows if pid in roots], 0, 0)
+        named = [pid for pid, _ in rows if pid in roots]
+        self._set_paused(named, 0, 0)
+        self._cursor.execute(self._sql.forgive, {'pids': self._sql.dialect.pids(named)})
         self._set_paused([pid for pid, _ in rows if pid not in roots], 0, PAUSED_ITSELF)
         played = [pid for pid, before in rows if pid in roots or not before & PAUSED_ITSELF]
         if played:
             self.pauses.update(dict.fromkeys(played, False))
-            self._log_intent([pid for pid in played if pid in roots], 'played')
+            self._log_intent(named, 'played')
             self.claim(played)
         return played
 
@@ -429,10 +458,20 @@ class Transaction:
         """
         self._cursor.execute(
             self._sql.release_one,
-            {'released_pid': fence.pid, 'old_owner': self._engine_id, 'old_epoch': fence.epoch},
+            {'released_pid': fence.pid, 'old_owner': self.engine_id, 'old_epoch': fence.epoch},
         )
         if take_again:
             self.claim([fence.pid])
+
+    def set_aside_the_fatal(self, engine_id: int, most: int) -> None:
+        """Pause what has seen more deaths of its engines than it may, before it is taken from the last of them."""
+        self._cursor.execute(self._sql.fatal, {'old_owner': engine_id, 'most': most})
+        for pid, crashes in self._cursor.fetchall():
+            self.pause(
+                [pid],
+                f'quarantined: {crashes + 1} engines in a row have died while they ran it, before it came to a '
+                f'checkpoint; look into its step, then play it',
+            )
 
     # -- engines and pids --------------------------------------------------------------------------------
 
@@ -453,36 +492,53 @@ class Transaction:
         self._cursor.execute(self._sql.live_engines, {})
         return [EngineRecord(*row) for row in self._cursor.fetchall()]
 
-    def beat(self, engine_id: int) -> bool:
-        """Raise an engine's heartbeat; ``False`` when it has been declared dead."""
-        self._cursor.execute(self._sql.beat, {'engine_id': engine_id})
-        return self._cursor.rowcount == 1
+    def is_member(self) -> bool:
+        """Whether the engine has not ended, and was not declared dead."""
+        self._cursor.execute(self._sql.is_member, {'engine_id': self.engine_id})
+        return self._row() is not None
+
+    def rejoin(self, record: EngineRecord | None) -> None:
+        """Go on as another engine, since this one was declared dead; ``None`` for none, which claims nothing."""
+        self.engine_id = 0 if record is None else self.register_engine(record)
+        self.has_rejoined = record is not None
+
+    def beat(self) -> None:
+        """Raise the engine's heartbeat."""
+        self._cursor.execute(self._sql.beat, {'engine_id': self.engine_id})
 
     def heartbeat_of(self, engine_id: int) -> int:
         """An engine's heartbeat; -1 when it has ended."""
         return next((each.heartbeat for each in self.live_engines() if each.id == engine_id), -1)
 
-    def declare_dead(self, engine_id: int, seen: int) -> bool:
-        """Declare an engine dead whose heartbeat was ``seen`` last, and release what it owned.
+    def declare_dead(self, engine_id: int, seen: int, max_crashes: int | None) -> bool:
+        """Declare an engine dead whose heartbeat was ``seen`` last, and take away what it owned.
 
+        The epochs are raised, so nothing that the engine may yet write counts.
+
+        :param max_crashes: how many such deaths in a row a process may see before it is paused; ``None`` when its
+            processes have nothing to do with it.
         :returns: whether this call did it; ``False`` when it has beaten or ended since.
         """
         self._cursor.execute(self._sql.declare_dead, {'engine_id': engine_id, 'seen': seen})
         if self._cursor.rowcount != 1:
             return False
-        self._cursor.execute(self._sql.release, {'old_owner': engine_id})
+        if max_crashes is not None:
+            self.set_aside_the_fatal(engine_id, max_crashes)
+        blame = 0 if max_crashes is None else 1
+        self._cursor.execute(self._sql.take_away, {'old_owner': engine_id, 'blame': blame})
         return True
 
-    def end_engine(self, engine_id: int, how: str) -> None:
-        """End an engine that stops by itself, and release what it owned."""
-        self._cursor.execute(self._sql.release, {'old_owner': engine_id})
-        self._cursor.execute(self._sql.end_engine, {'engine_id': engine_id, 'how': how})
+    def end_engine(self, how: str) -> None:
+        """End the engine, which stops by itself, and release what it owns."""
+        self._cursor.execute(self._sql.release, {'old_owner': self.engine_id})
+        self._cursor.execute(self._sql.end_engine, {'engine_id': self.engine_id, 'how': how})
 
-    def release_all_but(self, engine_id: int, pids: Iterable[int]) -> None:
-        """Release what an engine owns, except for these, whose steps still execute."""
+    def release_all_but(self, pids: Iterable[int]) -> None:
+        """Release what the engine owns, except for these, whose steps still execute; from now on it beats no more."""
         self._cursor.execute(
-            self._sql.release_others, {'old_owner': engine_id, 'pids': self._sql.dialect.pids(pids)}
+            self._sql.release_others, {'old_owner': self.engine_id, 'pids': self._sql.dialect.pids(pids)}
         )
+        self._cursor.execute(self._sql.give_up_lease, {'engine_id': self.engine_id})
 
 
 def _verdict(unit: Unit, rows: dict[int, Any], now: float) -> Verdict:

@@ -27,6 +27,7 @@ class Rig:
     """One store thread on a file, registered as an engine.
 
     :ivar admitting: whether :meth:`admits` lets anything be claimed.
+    :ivar successor: the row under which it goes on when it was declared dead.
     :ivar told: the changes of each commit; ``claims``: what was claimed.
     """
 
@@ -37,6 +38,9 @@ class Rig:
         self.claims: list[ProcessRecord] = []
         self.pauses: dict[int, bool] = {}
         self.listener_error: BaseException | None = None
+        self.has_suspect = False
+        self.lives: list[int] = []
+        self.successor: EngineRecord | None = None
         self.database = SqliteDatabase(self.location)
         self.store = StoreThread(
             database=self.database,
@@ -52,6 +56,16 @@ class Rig:
 
     def admits(self, record: ProcessRecord, taken: int) -> bool:
         return self.admitting
+
+    def holds_suspect(self) -> bool:
+        return self.has_suspect
+
+    def next_life(self) -> EngineRecord | None:
+        return self.successor
+
+    def began_life(self, engine_id: int) -> None:
+        self.lives.append(engine_id)
+        self.engine_id = engine_id
 
     def committed(self, changes: Sequence[StateChange], claims: Sequence[ProcessRecord]) -> None:
         if self.listener_error is not None:

@@ -78,8 +78,9 @@ def test_migrations_say_the_same_to_postgresql() -> None:
         context.run_migrations()
     script = ' '.join(text.getvalue().split())
     for table in schema.metadata.tables.values():
-        ddl = str(sqlalchemy.schema.CreateTable(table).compile(dialect=context.dialect))
-        assert ' '.join(ddl.split()) in script
+        assert f'CREATE TABLE {table.name} (' in script
+        for column in table.columns:  # by column, since later revisions add some
+            assert str(sqlalchemy.schema.CreateColumn(column).compile(dialect=context.dialect)) in script
         for index in table.indexes:
             assert str(sqlalchemy.schema.CreateIndex(index).compile(dialect=context.dialect)) in script
     assert 'PRAGMA' not in script

@@ -323,7 +323,7 @@ def test_attaching_adopts_what_a_dead_engine_left_with_its_children(rig: Any, ri
     child = rig.record(parent=parent.pid, call_visit=0, call_number=0)
     driven = rig.record(parent=parent.pid, call_visit=0, call_number=1, driven=1, state='running')
     rig.commit(rigs.await_(parent, child.pid, create=(child, driven)))
-    rig.do(lambda transaction: transaction.end_engine(rig.engine_id, 'stopped'))
+    rig.do(lambda transaction: transaction.end_engine('stopped'))
     with rigs.Rig(tmp_path / 'store.db') as successor:
         successor.admitting = True
         again = successor.record(pid=100, key='k', fingerprint='f')
@@ -358,15 +358,3 @@ def test_a_claim_raises_epoch_and_version_and_has_one_winner(rig: Any, rigs: Any
         # A release of an epoch that is over takes nothing away from the next owner.
         other.do(lambda transaction: transaction.release(Fence(record.pid, 1, 1)))
         assert rig.row(record.pid).owner == rig.engine_id
-
-
-def test_a_dead_engine_is_declared_once_and_its_claims_are_free(rig: Any, rigs: Any) -> None:
-    fence = rig.running()
-    engine_id = rig.engine_id
-    assert rig.do(lambda transaction: transaction.beat(engine_id))
-    assert not rig.do(lambda transaction: transaction.declare_dead(engine_id, 0)), 'it has beaten since'
-    assert rig.do(lambda transaction: transaction.declare_dead(engine_id, transaction.heartbeat_of(engine_id)))
-    assert not rig.do(lambda transaction: transaction.declare_dead(engine_id, transaction.heartbeat_of(engine_id)))
-    assert not rig.do(lambda transaction: transaction.beat(engine_id))
-    assert rig.row(fence.pid).owner is None
-    assert rig.do(lambda transaction: transaction.register_engine(rigs.engine_record())) > engine_id
