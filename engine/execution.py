@@ -31,6 +31,7 @@ from .processes.machine import (
     Committed,
     Ending,
     Event,
+    LeaseLapsed,
     Life,
     PausedBefore,
     Refused,
@@ -224,9 +225,11 @@ class Execution:
 
     def _begin(self) -> bool:
         """Load the process if need be and open a visit; ``False`` when there is nothing to run."""
-        # It may have waited long for its permit.
-        if self._is_stopping.is_set() or not self._parts.membership.lease.is_valid:
+        if self._is_stopping.is_set():
             self._answer(StepWasAborted())
+            return False
+        if not self._parts.membership.lease.is_valid:  # it has waited long for its permit
+            self._answer(LeaseLapsed())
             return False
         try:
             if self._process is None or self._is_stale:

@@ -72,6 +72,11 @@ class PausedBefore:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class LeaseLapsed:
+    """The step could not begin, since the engine's lease has passed; the database has to be asked first."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class StepParked:
     """A step cannot go on with the code that is loaded; nothing is said about the process."""
 
@@ -104,7 +109,16 @@ class StopRequested:
 
 
 Event: TypeAlias = (
-    Claimed | StepEnded | StepAborted | PausedBefore | StepParked | Committed | Refused | StoreFailed | StopRequested
+    Claimed
+    | StepEnded
+    | StepAborted
+    | PausedBefore
+    | LeaseLapsed
+    | StepParked
+    | Committed
+    | Refused
+    | StoreFailed
+    | StopRequested
 )
 
 
@@ -114,7 +128,7 @@ Event: TypeAlias = (
 class Command(enum.Enum):
     """What the runner must do, in this order."""
 
-    TAKE_STEP = 'take the next step'
+    TAKE_STEP = 'take the next step, as soon as the lease allows it'
     COMMIT = 'commit the unit of the step that ended'
     COMMIT_AGAIN = 'commit the same unit again, after a pause'
     END_AGAIN = 'put the results of the step into a unit again, after a pause'
@@ -155,6 +169,8 @@ def handle(life: Life, event: Event) -> tuple[Life, tuple[Command, ...]]:
         return _leave(life, Command.DISCARD, Command.RELEASE)
     if isinstance(event, PausedBefore) and phase is Phase.STEPPING:
         return _leave(life, Command.SET_ASIDE)
+    if isinstance(event, LeaseLapsed) and phase is Phase.STEPPING:
+        return _next_step(life)
     if isinstance(event, StepParked) and phase in (Phase.STEPPING, Phase.CLAIMED):
         return _leave(life, Command.PARK)
     if isinstance(event, StopRequested):

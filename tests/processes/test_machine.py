@@ -14,6 +14,7 @@ from treadle.engine.processes.machine import (
     Ending,
     Event,
     InvalidTransition,
+    LeaseLapsed,
     Life,
     PausedBefore,
     Phase,
@@ -37,6 +38,7 @@ EVENTS: list[Event] = [
     Committed(paused=True),
     Committed(satisfied=True, paused=True),
     PausedBefore(),
+    LeaseLapsed(),
     Refused(),
     StoreFailed(),
     StopRequested(),
@@ -104,6 +106,10 @@ class TestWhatFollowsWhat:
     def test_a_pause_before_a_step_begins_gives_the_claim_back(self):
         assert play(Claimed(), PausedBefore())[1] == [Command.SET_ASIDE, Command.LEAVE]
 
+    def test_a_step_that_the_lease_did_not_allow_is_taken_when_it_does(self):
+        assert play(Claimed(), LeaseLapsed(), LeaseLapsed())[1:] == [[Command.TAKE_STEP], [Command.TAKE_STEP]]
+        assert play(Claimed(), StopRequested(), LeaseLapsed())[2] == [Command.RELEASE, Command.LEAVE]
+
     def test_an_aborted_step_has_no_result(self):
         assert play(Claimed(), StepAborted())[1] == [Command.DISCARD, Command.RELEASE, Command.LEAVE]
 
@@ -157,7 +163,7 @@ class TestForAllSequences:
             life = Life(ProcessState.CREATED)
             for event in events:
                 life, more = handle(life, event)
-                if isinstance(event, Committed):
+                if isinstance(event, (Committed, LeaseLapsed)):  # after the latter the step has not begun
                     committed = True
                 for command in more:
                     assert command is commands[index]

@@ -80,9 +80,12 @@ class Place:
         return Counter((names.get(row[1], row[1]), *row[2:]) for row in rows)
 
     def logs(self) -> Counter[Any]:
-        """What the processes have logged, by what they are."""
+        """What the processes have logged, by what they are; not what was wanted of them, perhaps more than once."""
         return Counter(
-            self.rows('SELECT process_label, inputs, level, message FROM log JOIN process ON process.pid = log.pid')
+            self.rows(
+                'SELECT process_label, inputs, level, message FROM log JOIN process ON process.pid = log.pid '
+                "WHERE logger != 'treadle.intents'"
+            )
         )
 
 

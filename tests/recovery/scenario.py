@@ -17,6 +17,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from forkserver import serve
 
@@ -33,7 +34,11 @@ from treadle.engine import (
     workfunction,
 )
 from treadle.engine.faults import Faults
+from treadle.engine.launch import compose
 from treadle.engine.processes.visit import current_visit
+from treadle.engine.store.control import write_once
+from treadle.engine.store.records import Held, Unit
+from treadle.engine.store.transaction import Transaction
 from treadle.engine.testing import KillAt, RecordFaults, Together
 
 _effects = -1
@@ -259,6 +264,29 @@ def described(value: Any) -> Any:
     return [kind, repr(value)]
 
 
+def submit_from_outside(engine: Engine) -> int:
+    """A process that comes into the store as ``treadle submit`` writes it, so that the engine has to find it."""
+    inputs = {'x': 88, 'metadata': {'key': 'from outside'}}
+    record = compose(Leaf, inputs, codec=engine.codec, pid=0, origin=engine.core.engine_id)
+
+    def insert(transaction: Transaction) -> int:
+        pid = transaction.reserve_pids(1) - 1
+        (verdict,) = transaction.apply([Unit(create=(msgspec.structs.replace(record, pid=pid),))])
+        attached = verdict.attached if isinstance(verdict, Held) else None
+        return pid if attached is None else attached.pid
+
+    return write_once(engine.location, insert)
+
+
+def declare_dead(engine: Engine) -> None:
+    """What another engine does that has not heard from this one for its lease."""
+    engine_id = engine.core.engine_id
+    write_once(
+        engine.location,
+        lambda transaction: transaction.declare_dead(engine_id, transaction.heartbeat_of(engine_id), None),
+    )
+
+
 def main(order: dict[str, Any]) -> None:
     """One run of the script, with the fault that is ordered."""
     global _effects
@@ -275,6 +303,13 @@ def main(order: dict[str, Any]) -> None:
         }
         node = engine.submit(Leaf, x=77, metadata={'key': 'submitted'})
         results['submitted'] = dict(engine.wait(node, timeout=20).outputs)
+        results['from outside'] = dict(engine.wait(submit_from_outside(engine), timeout=20).outputs)
+        paused = engine.submit(Leaf, x=99, metadata={'key': 'paused'})
+        engine.pause(paused)
+        engine.play(paused)
+        results['paused'] = dict(engine.wait(paused, timeout=20).outputs)
+        declare_dead(engine)
+        results['second life'] = engine.run(Leaf, x=111, metadata={'key': 'second life'})
     with open(order['results'], 'w') as stream:
         json.dump({'results': described(results), 'hits': record.counts}, stream)
 
