@@ -37,7 +37,7 @@ class Gate:
     here: Gate
 
     def __init__(self) -> None:
-        self.reached, self.opened = threading.Event(), threading.Event()
+        self.reached, self.opened, self.told = threading.Event(), threading.Event(), threading.Event()
         self.passed: list[str] = []
         self.seen: list[BaseException] = []
 
@@ -70,6 +70,7 @@ class Parent(Process):
             run(Child)
         except BaseException as error:
             Gate.here.seen.append(error)
+            Gate.here.told.set()
             raise
 
 
@@ -87,7 +88,6 @@ def pair(make_engine: Callable[..., Engine]) -> tuple[Engine, Engine]:
     return make_engine(name='stalled'), make_engine(claims='all', name='observer')
 
 
-@pytest.mark.filterwarnings('ignore::pytest.PytestUnhandledThreadExceptionWarning')
 def test_stale_steps_are_told_and_their_processes_go_on_elsewhere(pair: tuple[Engine, Engine], gate: Gate) -> None:
     stalled, observer = pair
     node = stalled.submit(Parent)
@@ -96,6 +96,7 @@ def test_stale_steps_are_told_and_their_processes_go_on_elsewhere(pair: tuple[En
     # Whoever waits in plain code waits on: the process has not failed.
     assert stalled.wait(node, PATIENCE).is_finished_ok
     gate.opened.set()
+    assert gate.told.wait(PATIENCE)
     assert [type(error).__name__ for error in gate.seen] == ['LeaseLost']
     assert 'declared dead' in str(gate.seen[0])
     assert len(node.called) == 1, 'the recorded call was attached to'
