@@ -283,10 +283,18 @@ class Calls:
             else:
                 with visit.blocking_on(ended), self._parts.steps.blocked():
                     wait(ended, timeout, what=what, instead=instead)
+                if not self._parts.membership.lease.is_valid:
+                    self._confirm(visit)
             node._use(ended.result())
         finally:
             if ended.done():
                 self._parts.faults.hit(FaultPoint.CALL_RETURNED)
+
+    def _confirm(self, visit: Visit) -> None:
+        """A step that was blocked past the lease goes on only when the database has said that it may."""
+        confirm = self._parts.membership.confirm
+        self.patiently(visit, lambda: wait(confirm(), what='run()', instead=_RUN_INSTEAD))
+        visit.check()
 
     async def wait_for_async(self, node: ProcessNode, ended: End) -> None:
         """:meth:`wait_for`, on a loop."""
@@ -296,7 +304,11 @@ class Calls:
             return
         try:
             with visit.blocking_on(ended):
-                node._use(await wait_on_loop(ended))
+                final = await wait_on_loop(ended)
+            if not self._parts.membership.lease.is_valid:
+                await self._patiently_async(visit, lambda: wait_on_loop(self._parts.membership.confirm()))
+                visit.check()
+            node._use(final)
         except StoreError:
             unit = Unit(fence=visit.fence, create=(node._fixed(),))
             commit = self._parts.store.commit
