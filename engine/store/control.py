@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 from collections.abc import Callable
-from typing import Final, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from .location import StoreLocation
 from .migrations import check_schema
@@ -12,6 +13,9 @@ from .reader import uncut
 from .records import ProcessRecord
 from .sqlite import begin_writing, connect_writer, translate_error
 from .transaction import Cursor, Transaction
+
+if TYPE_CHECKING:
+    from .statements import Statements
 
 __all__ = ['write_once']
 
@@ -37,6 +41,14 @@ class _ClaimNothing:
 _NO_ENGINE: Final = 0
 
 
+@functools.cache
+def _statements() -> Statements:
+    # SQLAlchemy takes longer to import than all the rest of a command; only those that write pay for it.
+    from .statements import SqliteDialect, Statements  # noqa: PLC0415
+
+    return Statements(SqliteDialect())
+
+
 def write_once(location: StoreLocation, operation: Callable[[Transaction], T], *, patience: float = PATIENCE) -> T:
     """Run ``operation`` in a transaction of its own; what it returns is durable when it is returned here.
 
@@ -45,10 +57,7 @@ def write_once(location: StoreLocation, operation: Callable[[Transaction], T], *
     :param patience: seconds to wait for the lock of other writers.
     :raises StoreError: there is no store, or it cannot be written.
     """
-    # SQLAlchemy takes longer to import than all the rest of a command; only those that write pay for it.
-    from .statements import SqliteDialect, Statements  # noqa: PLC0415
-
-    statements = Statements(SqliteDialect())
+    statements = _statements()
     with uncut:
         connection = connect_writer(location)
         try:

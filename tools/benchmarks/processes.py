@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from treadle.engine import ProcessSpec, WorkChain, append_
+import threading
+
+from treadle.engine import Process, ProcessNode, ProcessSpec, ToContext, WorkChain, append_
 
 
 class AddTwoSteps(WorkChain):
@@ -39,3 +41,36 @@ class Fan(WorkChain):
 
     def gather(self) -> None:
         self.out('total', sum(child.outputs.sum for child in self.ctx.children))
+
+
+class Sleep(Process):
+    """A step that blocks until its OS process wants no more of it."""
+
+    over = threading.Event()
+
+    def run(self) -> None:
+        self.over.wait()
+
+
+class Burn(Process):
+    """A step that keeps a core, and the interpreter, busy for so long."""
+
+    def run(self) -> None:
+        while not Sleep.over.is_set():
+            sum(range(1000))
+
+
+class Wait(WorkChain):
+    """Waits for another process, then ends."""
+
+    @classmethod
+    def define(cls, spec: ProcessSpec) -> None:
+        super().define(spec)
+        spec.input('other', valid_type=ProcessNode)
+        spec.outline(cls.wait, cls.wake)
+
+    def wait(self) -> ToContext:
+        return ToContext(other=self.inputs.other)
+
+    def wake(self) -> None:
+        """Nothing is left to do."""
