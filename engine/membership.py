@@ -122,6 +122,7 @@ class Membership:
                 heartbeat=0,
                 lease=self.lease.seconds,
                 ended=None,
+                beat_at=time.time(),
             )
             lock = EngineLock(_lock_path(self._location, record.uuid))
             lock.acquire()

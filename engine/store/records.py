@@ -181,7 +181,10 @@ class StateChange(msgspec.Struct, frozen=True, gc=False):
 
 
 class EngineRecord(msgspec.Struct, frozen=True, gc=False):
-    """One row of the table ``engine``."""
+    """One row of the table ``engine``.
+
+    ``beat_at``, the time of the last heartbeat, is for people: clocks jump, so only the counter decides anything.
+    """
 
     id: int
     uuid: str
@@ -194,3 +197,4 @@ class EngineRecord(msgspec.Struct, frozen=True, gc=False):
     heartbeat: int
     lease: float
     ended: str | None
+    beat_at: float | None = None

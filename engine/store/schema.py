@@ -167,6 +167,8 @@ engine = Table(
     # Seconds of silence after which others may declare it dead; 0: it beats no more, and its lock file alone tells.
     Column('lease', _Real, nullable=False),
     Column('ended', Text),
+    # When it last beat, for people; the counter is what counts.
+    Column('beat_at', _Real),
     # An engine's id is never used again, not even after its row was deleted.
     sqlite_autoincrement=True,
 )

@@ -286,7 +286,7 @@ class Statements(Queries):
         self.insert_engine = text(sa.insert(engine).values(_values(dialect, *fields)).returning(row.id))
         self.beat = text(
             sa.update(engine)
-            .values(heartbeat=row.heartbeat + 1)
+            .values(heartbeat=row.heartbeat + 1, beat_at=given('at'))
             .where(row.id == given('engine_id'), row.ended.is_(None))
         )
         self.is_member = text(

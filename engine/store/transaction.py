@@ -504,7 +504,7 @@ class Transaction:
 
     def beat(self) -> None:
         """Raise the engine's heartbeat."""
-        self._cursor.execute(self._sql.beat, {'engine_id': self.engine_id})
+        self._cursor.execute(self._sql.beat, {'engine_id': self.engine_id, 'at': self._now})
 
     def heartbeat_of(self, engine_id: int) -> int:
         """An engine's heartbeat; -1 when it has ended."""

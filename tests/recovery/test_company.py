@@ -94,7 +94,7 @@ def test_two_engines_share_two_thousand_processes_and_each_runs_once(company: Co
     books.audit(company.place)
 
 
-def test_an_engine_that_was_stopped_past_its_lease_writes_nothing_and_goes_on_anew(company: Company, books: Any) -> None:
+def test_an_engine_stopped_past_its_lease_writes_nothing_and_goes_on_anew(company: Company, books: Any) -> None:
     place, begun, held = company.place, company.pipe('begun'), company.pipe('held')
     stalled = company.start('stall', lease=LEASE, begun=str(begun), held=str(held))
     with open(begun) as stream:

@@ -1,4 +1,4 @@
-"""Count the engines that have died over a process.
+"""Count the engines that have died over a process; say when an engine last beat.
 
 Revision ID: 0002
 """
@@ -16,3 +16,4 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column('process', sa.Column('crashes', sa.Integer, nullable=False, server_default=sa.text('0')))
+    op.add_column('engine', sa.Column('beat_at', sa.Double()))
