@@ -10,7 +10,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import TYPE_CHECKING
 
 from ..threads import LoopClosed, StartFailed
@@ -43,7 +43,6 @@ class Claims:
     def __init__(self, *, parts: EngineParts, claims_all: bool) -> None:
         self._parts = parts
         self._claims_all = claims_all
-        self._engine_id = 0
         self._script: str | None = None
         self._origins: frozenset[int] = frozenset()
         self._parked: dict[int, str] = {}
@@ -61,14 +60,16 @@ class Claims:
     def begin(self, membership: Membership) -> None:
         """The engine has its id."""
         self._release_the_dead = membership.release_the_dead
-        self._engine_id = membership.engine_id
         self._script = membership.script
-        self._origins = frozenset({self._engine_id})
+        self._origins = frozenset({membership.engine_id})
 
     def add_origin(self, engine_id: int) -> None:
         """The engine goes on under another id."""
-        self._engine_id = engine_id
-        self._origins |= {engine_id}
+        self._add_origins({engine_id})
+
+    def _add_origins(self, engine_ids: Set[int]) -> None:
+        with self._lock:  # the store thread and the search both add some
+            self._origins |= engine_ids
 
     def admits(self, record: ProcessRecord) -> bool:
         """Whether this engine may run the process, as far as can be said without importing anything."""
@@ -176,7 +177,7 @@ class Claims:
     def _claim_what_fits(self) -> None:
         reader, dispatcher = self._parts.source.reader, self._parts.dispatcher
         if self._script is not None:
-            self._origins |= reader.ended_engines_of(self._script)
+            self._add_origins(reader.ended_engines_of(self._script))
         why_missing = functools.cache(_why_missing)  # an import that fails may take long: once in a search is enough
         missing: set[int] = set()
         passed_over = 0

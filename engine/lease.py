@@ -41,6 +41,11 @@ class Lease:
         """Whether the engine may begin something that has effects outside of the store."""
         return self._clock() < self._until
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the database has confirmed a heartbeat so lately that contact to it can be called unbroken."""
+        return self._clock() < self._until - self.seconds / 2
+
     def send(self) -> float:
         """A heartbeat is about to be sent; what this returns is for :meth:`confirm`."""
         return self._clock()
@@ -62,13 +67,15 @@ class Silences:
         self._heard: dict[int, tuple[int, float]] = {}
         self._looked = float('-inf')
 
-    def look(self, engines: Sequence[EngineRecord]) -> list[EngineRecord]:
+    def look(self, engines: Sequence[EngineRecord], *, in_touch: bool = True) -> list[EngineRecord]:
         """Take note of the heartbeats as they are in the database now.
 
         An observer that has not looked for a while (it was stopped, or the database away) cannot know whether there
-        were heartbeats meanwhile; it begins to count anew.
+        were heartbeats meanwhile; it begins to count anew. So does one that could not have beaten itself, since the
+        others may have been kept from it by the same thing.
 
         :param engines: all other engines that have not ended.
+        :param in_touch: whether the observer's own heartbeats come through.
         :returns: those whose counter has stood still for a whole lease of theirs, before its eyes.
         """
         now = self._clock()
@@ -77,7 +84,7 @@ class Silences:
         silent = []
         for engine in engines:
             heartbeat, since = before.get(engine.id, (None, now))
-            if heartbeat != engine.heartbeat or gap > engine.lease / 2:
+            if heartbeat != engine.heartbeat or gap > engine.lease / 2 or not in_touch:
                 since = now
             self._heard[engine.id] = (engine.heartbeat, since)
             # One without a lease beats no more and keeps what a late step of its holds: its lock file alone tells.

@@ -221,7 +221,8 @@ class Membership:
         self._watch_interval = min([self.lease.seconds, *(each.lease for each in others if each.lease > 0)]) / BEATS
         here = socket.gethostname()
         dead = sum(self._declare_if_unlocked(each) for each in others if each.host == here)
-        dead += sum(self._declare_silent(each) for each in self._silences.look(others))
+        silent = self._silences.look(others, in_touch=self.lease.is_fresh)
+        dead += sum(self._declare_silent(each) for each in silent)
         self._sweep_files({each.uuid for each in engines})
         return dead
 

@@ -109,6 +109,19 @@ class TestSilences:
         assert self.watch(silences, clock, 9, beating(1, 7)) == []
         assert self.watch(silences, clock, 1, beating(1, 7)) == [1]
 
+    def test_an_observer_whose_own_heartbeats_do_not_come_through_blames_nobody(self) -> None:
+        """Somebody holds the database's lock: no engine can beat."""
+        clock = Clock()
+        lease, silences = Lease(LEASE, clock), Silences(clock)
+        lease.confirm(lease.send())
+        assert lease.is_fresh
+        for _ in range(60):
+            clock.now += 1
+            assert silences.look([beating(1, 7)], in_touch=lease.is_fresh) == []
+        lease.confirm(lease.send())
+        assert silences.look([beating(1, 7)], in_touch=lease.is_fresh) == []
+        assert self.watch(silences, clock, 9, beating(1, 7)) == []
+
     def test_each_engine_by_its_own_lease(self) -> None:
         clock = Clock()
         silences = Silences(clock)
