@@ -20,6 +20,7 @@ from ..threads import (
     wait,
 )
 from .calls import Calls, remaining
+from .config import Diagnostics, LogChoice, LogSettings
 from .core import Core
 from .errors import EngineStopped
 from .faults import Faults, NoFaults
@@ -61,7 +62,15 @@ class Engine:
     :param name: for people; default ``'engine'``.
     :param switch_interval: seconds for :func:`sys.setswitchinterval`, which is global to the interpreter; ``None``
         leaves it alone. Small values keep commits quick beside steps that burn CPU.
+    :param logging: levels such as ``'INFO'`` or ``'INFO,asyncio=DEBUG'``, or a dictionary, or the path of a TOML or JSON
+        file, with ``levels``, ``capture``, ``output`` and ``format`` (see ``docs/logging.rst``); in effect while the
+        engine runs. Default ``TREADLE_LOGGING``, else nothing is configured.
+    :param asyncio_debug: asyncio's debug mode on the worker loops; default ``TREADLE_ASYNCIO_DEBUG``, else as asyncio
+        decides (``PYTHONASYNCIODEBUG``, ``python -X dev``).
+    :param watchdog: seconds that a worker's loop may be held before a warning names the code that holds it; 0 is no
+        watchdog; default ``TREADLE_WATCHDOG``, else 1.
     :param faults: for crash tests.
+    :raises ConfigurationError: ``logging``, ``asyncio_debug`` or ``watchdog`` makes no sense.
 
     Use it as a context manager, or call :meth:`start` and :meth:`stop`. An engine starts once.
     """
@@ -75,6 +84,9 @@ class Engine:
         claims: Literal['own', 'all'] = 'own',
         name: str = 'engine',
         switch_interval: float | None = None,
+        logging: LogChoice | LogSettings | None = None,
+        asyncio_debug: bool | None = None,
+        watchdog: float | None = None,
         faults: Faults | None = None,
     ) -> None:
         if workers < 1:
@@ -90,6 +102,7 @@ class Engine:
             steps=min(32, (os.cpu_count() or 1) + 4) if steps is None else steps,
             claims_all=claims == 'all',
             switch_interval=switch_interval,
+            diagnostics=Diagnostics.choose(logging=logging, asyncio_debug=asyncio_debug, watchdog=watchdog),
             faults=NoFaults() if faults is None else faults,
             host=self,
         )
