@@ -255,8 +255,6 @@ def _format(given: Any, source: str) -> str:
         if not isinstance(given, str):
             raise TypeError('it is no text')
         logging.Formatter(given).format(example)
-    except KeyError as error:
-        raise ConfigurationError(f'{source}: a record has no {error} ({given!r})') from error
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f'{source}: {given!r} is no format ({error}); write one such as {FORMAT!r}') from error
     return given
