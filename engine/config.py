@@ -23,6 +23,7 @@ __all__ = [
     'Diagnostics',
     'LogChoice',
     'LogSettings',
+    'level_of',
     'levels_of_text',
     'log_settings',
     'logging_of_environment',
@@ -171,7 +172,7 @@ def levels_of_text(text: str, source: str) -> dict[str, int]:
     levels = {}
     for part in text.split(','):
         name, equals, level = part.rpartition('=')
-        levels[_name(name if equals else 'treadle', source)] = _level(level, source)
+        levels[_name(name if equals else 'treadle', source)] = level_of(level, source)
     return levels
 
 
@@ -207,10 +208,14 @@ def _levels(given: Any, source: str) -> Mapping[str, int]:
         return levels_of_text(given, source)
     if not isinstance(given, Mapping):
         raise ConfigurationError(f'{source} must name a level for each logger, not {given!r}')
-    return {_name(name, source): _level(level, f'{source}: {name}') for name, level in given.items()}
+    return {_name(name, source): level_of(level, f'{source}: {name}') for name, level in given.items()}
 
 
-def _level(given: Any, source: str) -> int:
+def level_of(given: Any, source: str) -> int:
+    """Read one level, a name or a number.
+
+    :raises ConfigurationError: it is none.
+    """
     known = logging.getLevelNamesMapping()
     if isinstance(given, str):
         text = given.strip().upper()

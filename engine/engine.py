@@ -62,9 +62,9 @@ class Engine:
     :param name: for people; default ``'engine'``.
     :param switch_interval: seconds for :func:`sys.setswitchinterval`, which is global to the interpreter; ``None``
         leaves it alone. Small values keep commits quick beside steps that burn CPU.
-    :param logging: levels such as ``'INFO'`` or ``'INFO,asyncio=DEBUG'``, or a dictionary, or the path of a TOML or JSON
-        file, with ``levels``, ``capture``, ``output`` and ``format`` (see ``docs/logging.rst``); in effect while the
-        engine runs. Default ``TREADLE_LOGGING``, else nothing is configured.
+    :param logging: levels such as ``'INFO'`` or ``'INFO,asyncio=DEBUG'``, or a dictionary or the path of a TOML or
+        JSON file with ``levels``, ``capture``, ``output`` and ``format`` (see ``docs/logging.rst``); in effect while
+        the engine runs. Default ``TREADLE_LOGGING``, else nothing is configured.
     :param asyncio_debug: asyncio's debug mode on the worker loops; default ``TREADLE_ASYNCIO_DEBUG``, else as asyncio
         decides (``PYTHONASYNCIODEBUG``, ``python -X dev``).
     :param watchdog: seconds that a worker's loop may be held before a warning names the code that holds it; 0 is no

@@ -45,10 +45,9 @@ class EngineParts(Protocol):
 
 
 def keep_log_of_killed(parts: EngineParts, visit: Visit) -> None:
-    """If the process of an ended visit was killed meanwhile, keep what it had logged: it may tell why somebody did that.
+    """If the process of an ended visit was killed meanwhile, keep what it had logged: it may tell why that was done.
 
-    The results of such a step are dropped. Nothing is kept when it counts for nothing for another reason: the step is
-    taken, and logs, again.
+    Nothing is kept when the visit counts for nothing for another reason: the step is taken, and logs, again.
     """
     log = tuple(visit.log)
     if log:

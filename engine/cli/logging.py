@@ -1,4 +1,4 @@
-"""How the commands that run processes log: to stderr or a file, everything from warnings on, unless told otherwise."""
+"""What the options of the commands say of logging; those that run processes log warnings to stderr, unless told."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 import click
 
-from ..config import ROOT, LogSettings, levels_of_text, logging_of_environment
+from ..config import ROOT, LogSettings, level_of, levels_of_text, logging_of_environment
 from ..errors import ConfigurationError
 
-__all__ = ['log_options', 'logging_of_command']
+__all__ = ['log_options', 'logging_of_command', 'read_level']
 
 F = TypeVar('F', bound=Callable[..., Any])
 
@@ -38,6 +38,14 @@ def log_options(command: F) -> F:
 def _read_levels(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, int]:
     try:
         return {name: level for text in given for name, level in levels_of_text(text, '--log-level').items()}
+    except ConfigurationError as error:
+        raise click.UsageError(str(error), context) from error
+
+
+def read_level(context: click.Context, parameter: click.Parameter, given: str | None) -> int:
+    """The level that an option names; 0 if it was not given."""
+    try:
+        return 0 if given is None else level_of(given, f'--{parameter.name}')
     except ConfigurationError as error:
         raise click.UsageError(str(error), context) from error
 

@@ -9,15 +9,15 @@ from typing import Any, Final
 import click
 import msgspec
 
-from ..errors import CorruptValue, TreadleError
+from ..errors import TreadleError
 from ..launch import compose
 from ..store.control import write_once
 from ..store.location import StoreLocation, locate
 from ..store.records import Held, ProcessRecord, Unit
 from ..store.transaction import Transaction
-from ..values import Codec, DiskObjects, describe_exception
+from ..values import Codec, DiskObjects
 from ..why import WORKER
-from .display import as_data, describe_values
+from .display import as_data, describe_values, ending
 from .logging import log_options, logging_of_command
 from .options import json_option, store_option
 from .output import clean, write_json
@@ -86,19 +86,8 @@ def run(
         for line in describe_values(record.outputs, None):
             click.echo(line)
     if record.exit_status != 0:
-        click.echo(f'treadle: process {record.pid} {_ending(record)}; `treadle show {record.pid}` says more', err=True)
+        click.echo(f'treadle: process {record.pid} {ending(record)}; `treadle show {record.pid}` says more', err=True)
         context.exit(FAILED)
-
-
-def _ending(record: ProcessRecord) -> str:
-    if record.exception is not None:
-        try:
-            name, message, _ = describe_exception(record.exception)
-        except CorruptValue:
-            return record.state
-        return f'{record.state}: {clean(name)}: {clean(message)}'
-    status = '' if record.exit_status is None else f' [{record.exit_status}]'
-    return f'{record.state}{status}{f": {clean(record.exit_message)}" if record.exit_message else ""}'
 
 
 @click.command()

@@ -81,7 +81,7 @@ def test_an_argument_counts_more_than_the_environment(monkeypatch):
 @pytest.mark.parametrize(
     ('given', 'message'),
     [
-        ('LOUD', "logging: 'LOUD' is no level; the levels are DEBUG, INFO, REPORT, WARNING, ERROR, CRITICAL, and numbers"),
+        ('LOUD', "'LOUD' is no level; the levels are DEBUG, INFO, REPORT, WARNING, ERROR, CRITICAL, and numbers"),
         ('', "logging: '' is no level"),
         ('INFO,', "logging: '' is no level"),
         ('=INFO', "logging: '' is no name of a logger; write one such as asyncio, or root"),

@@ -132,18 +132,20 @@ def test_what_a_step_has_logged_before_it_raised_is_kept(engine):
     assert 'LookupError: the first' in entry.message
 
 
+#: What is reported, and what is kept of it.
+CASES = {
+    'mapping': (('%(a)s', {'a': 1}), '1'),
+    'object': ((17,), '17'),
+    'percent': (('100 %',), '100 %'),
+    'wrong type': (('%d', 'x'), "%d ('x',) (TypeError: %d format: a real number is required, not str)"),
+    'surplus': (('one', 'two'), "one ('two',) (TypeError: not all arguments converted during string formatting)"),
+    'surrogates': (('%s', '\udcff.txt'), '\\udcff.txt'),
+    'not ascii': (('größer',), 'größer'),
+}
+
+
 class Reports(Process):
     """Reports what it is given."""
-
-    cases = {
-        'mapping': (('%(a)s', {'a': 1}), '1'),
-        'object': ((17,), '17'),
-        'percent': (('100 %',), '100 %'),
-        'wrong type': (('%d', 'x'), "%d ('x',) (TypeError: %d format: a real number is required, not str)"),
-        'surplus': (('one', 'two'), "one ('two',) (TypeError: not all arguments converted during string formatting)"),
-        'surrogates': (('%s', '\udcff.txt'), '\\udcff.txt'),
-        'not ascii': (('größer',), 'größer'),
-    }
 
     @classmethod
     def define(cls, spec):
@@ -151,14 +153,14 @@ class Reports(Process):
         spec.input('case', valid_type=str)
 
     def run(self):
-        self.report(*self.cases[self.inputs.case][0])
+        self.report(*CASES[self.inputs.case][0])
 
 
-@pytest.mark.parametrize('case', Reports.cases)
+@pytest.mark.parametrize('case', CASES)
 def test_whatever_is_reported_is_kept_and_fails_no_step(engine, case):
     node = engine.run_get_node(Reports, case=case)[1]
     assert node.is_finished_ok
-    assert messages(node) == [Reports.cases[case][1]]
+    assert messages(node) == [CASES[case][1]]
 
 
 def test_a_report_is_kept_once_and_seen_by_the_host_from_where_it_was_written(engine, caplog):
@@ -190,7 +192,13 @@ def test_reports_survive_what_a_host_does_to_loggers(engine, harm):
             ours.addHandler(tap)
 
 
-LIBRARIES = ['asyncio', 'aio_pika.robust_connection', 'aiormq.connection', 'kiwipy.rmq.communicator', 'paramiko.transport']
+LIBRARIES = [
+    'asyncio',
+    'aio_pika.robust_connection',
+    'aiormq.connection',
+    'kiwipy.rmq.communicator',
+    'paramiko.transport',
+]
 
 
 class Libraries(WorkChain):
