@@ -56,7 +56,14 @@ def _formatted(message: object, args: Any) -> str:
     try:
         return str(message) % args if args else str(message)
     except Exception as error:
-        return f'{message} {args!r} ({type(error).__name__}: {error})'
+        return f'{_shown(message)} {_shown(args)} ({_shown(error)})'
+
+
+def _shown(value: object) -> str:
+    try:
+        return value if isinstance(value, str) else repr(value)
+    except Exception as error:
+        return f'<{type(value).__name__} whose repr() raised {type(error).__name__}>'
 
 
 def _text_of(record: logging.LogRecord) -> str:

@@ -194,7 +194,7 @@ def test_run_logs_warnings_to_stderr(begin):
 
 
 def test_run_logs_into_a_file(begin, folder):
-    code, out, err = ended(begin('run', 'talks:Talks', '--log-file', 'run.log'))
+    code, _, err = ended(begin('run', 'talks:Talks', '--log-file', 'run.log'))
     assert (code, logged(err)) == (1, []) and err.startswith('process 1 (Talks)\n')
     assert logged((folder / 'run.log').read_text()) == WARNINGS
 

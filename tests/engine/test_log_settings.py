@@ -48,15 +48,12 @@ def bare(monkeypatch):
     """Called by a test, makes it a host without handlers; returns what goes to its standard error."""
 
     def bare():
-        root.handlers.clear()
         errors = io.StringIO()
+        monkeypatch.setattr(logging.getLogger(), 'handlers', [])
         monkeypatch.setattr(sys, 'stderr', errors)
         return errors
 
-    root = logging.getLogger()
-    before = list(root.handlers)
-    yield bare
-    root.handlers[:] = before
+    return bare
 
 
 class Listener(logging.Handler):

@@ -132,13 +132,22 @@ def test_what_a_step_has_logged_before_it_raised_is_kept(engine):
     assert 'LookupError: the first' in entry.message
 
 
+class Unspeakable:
+    """Something that cannot be shown."""
+
+    def __repr__(self):
+        raise LookupError('never')
+
+
 #: What is reported, and what is kept of it.
 CASES = {
     'mapping': (('%(a)s', {'a': 1}), '1'),
     'object': ((17,), '17'),
     'percent': (('100 %',), '100 %'),
-    'wrong type': (('%d', 'x'), "%d ('x',) (TypeError: %d format: a real number is required, not str)"),
-    'surplus': (('one', 'two'), "one ('two',) (TypeError: not all arguments converted during string formatting)"),
+    'wrong type': (('%d', 'x'), "%d ('x',) (TypeError('%d format: a real number is required, not str'))"),
+    'surplus': (('one', 'two'), "one ('two',) (TypeError('not all arguments converted during string formatting'))"),
+    'no text': ((Unspeakable(),), "<Unspeakable whose repr() raised LookupError> () (LookupError('never'))"),
+    'no argument': (('%s', Unspeakable()), "%s <tuple whose repr() raised LookupError> (LookupError('never'))"),
     'surrogates': (('%s', '\udcff.txt'), '\\udcff.txt'),
     'not ascii': (('größer',), 'größer'),
 }
@@ -156,9 +165,25 @@ class Reports(Process):
         self.report(*CASES[self.inputs.case][0])
 
 
+class Logs(Reports):
+    """Logs what it is given."""
+
+    def run(self):
+        self.logger.warning(*CASES[self.inputs.case][0])
+
+
 @pytest.mark.parametrize('case', CASES)
 def test_whatever_is_reported_is_kept_and_fails_no_step(engine, case):
     node = engine.run_get_node(Reports, case=case)[1]
+    assert node.is_finished_ok
+    assert messages(node) == [CASES[case][1]]
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_whatever_is_logged_is_kept_and_fails_no_step(engine, case, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), 'handlers', [])  # pytest's raise when things do not fit together
+    monkeypatch.setattr(logging, 'raiseExceptions', False)
+    node = engine.run_get_node(Logs, case=case)[1]
     assert node.is_finished_ok
     assert messages(node) == [CASES[case][1]]
 
