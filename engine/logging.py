@@ -90,7 +90,10 @@ class _Tap(logging.Handler):
     def handle(self, record: logging.LogRecord) -> bool:
         """Without a lock, so that steps that log at once do not wait for one another."""
         if self.taps.first(record.name) == self._logger_name:
-            self.taps.target.handle(record)
+            try:
+                self.taps.target.handle(record)
+            except Exception:  # such as: the folder of a log file is gone; that fails no step
+                self.handleError(record)
         return True
 
 
@@ -137,10 +140,7 @@ class _Streams(logging.Handler):
         """Without a lock, as for :class:`_Tap`; nothing here is shared."""
         visit = current_visit()
         if visit is not None and not hasattr(record, _KEPT):
-            try:
-                visit.record(record.levelno, record.name, _text_of(record), record.created)
-            except Exception:  # of what was to be logged
-                self.handleError(record)
+            visit.record(record.levelno, record.name, _text_of(record), record.created)
         fallback = self.fallback
         if fallback is None and self.keeps_last_resort:
             fallback = logging.lastResort

@@ -227,6 +227,20 @@ def test_nowhere(make_engine, bare):
     assert listener.messages == ['warning of user', 'warning of user.module'], "the host's own handlers go on"
 
 
+def test_a_file_whose_folder_goes_away_fails_no_step(make_engine, bare, tmp_path):
+    errors = bare()
+    path = tmp_path / 'logs' / 'treadle.log'
+    path.parent.mkdir()
+    engine = make_engine(logging={'output': path})
+    path.unlink()
+    path.parent.rmdir()
+    assert stream(engine) == WARNINGS
+    assert '--- Logging error ---' in errors.getvalue() and 'No such file or directory' in errors.getvalue()
+    path.parent.mkdir()
+    assert stream(engine) == WARNINGS
+    assert 'warning of asyncio' in path.read_text()
+
+
 @pytest.mark.parametrize('path', ['missing/treadle.log', ''])
 def test_a_file_that_cannot_be_written(make_engine, tmp_path, path):
     with pytest.raises(ConfigurationError, match=r'cannot be opened .*; name another as the output of logging'):
