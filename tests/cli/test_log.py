@@ -223,7 +223,7 @@ def test_a_worker(begin, folder):
     assert ended(begin('wait', 1))[0] == 1
     worker.terminate()
     code, _, err = ended(worker)
-    assert (code, err) == (0, '')
+    assert (code, logged(err)) == (0, [])
     messages = [line.rpartition(']: ')[2] for line in logged((folder / 'worker.log').read_text())]
     assert messages == ['reported', 'warned', 'failed', 'reported again']
 
