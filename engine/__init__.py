@@ -9,6 +9,7 @@ from __future__ import annotations
 from .default import default_engine, run, run_get_node, run_get_pid, submit
 from .engine import Engine
 from .errors import (
+    ConfigurationError,
     CorruptValue,
     EngineStopped,
     KeyConflict,
@@ -49,6 +50,7 @@ from .values import File, Folder, register_codec, register_exception
 
 __all__ = [
     'BaseRestartWorkChain',
+    'ConfigurationError',
     'CorruptValue',
     'Engine',
     'EngineStopped',

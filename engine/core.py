@@ -18,6 +18,7 @@ from . import logging as process_logging
 from .aborts import Aborts
 from .calls import remaining
 from .claims import Claims
+from .config import Diagnostics
 from .dispatcher import Dispatcher
 from .errors import EngineStopped, ProcessParked, StepAborted
 from .exit_code import ExitCode
@@ -64,6 +65,7 @@ class Core:
         switch_interval: float | None,
         lease: float,
         max_crashes: int,
+        diagnostics: Diagnostics,
         faults: Faults,
         host: Host,
     ) -> None:
@@ -75,6 +77,7 @@ class Core:
         self._switch_interval = switch_interval
         self._lease_seconds = lease
         self._max_crashes = max_crashes
+        self._diagnostics = diagnostics
         self._host = host
         self._fork_guard = ForkGuard(remedy='create and start an engine of its own in the child')
         self._state_lock = threading.Lock()
@@ -103,9 +106,15 @@ class Core:
                 raise EngineStopped(f'engine {self.name!r} is {self.state}; an engine starts once, create another')
             self.state = 'starting'
         try:
+            self._logging = process_logging.install(self._diagnostics.logging)
+        except BaseException:
+            self._is_down()
+            raise
+        try:
             self._build()
             self._group.start(timeout)
         except BaseException:
+            self._logging.release()
             self._is_down()
             raise
 
@@ -113,7 +122,6 @@ class Core:
         """Take calls, and look for what is to be run."""
         self.claims.begin(self.membership)
         self.dispatcher.open([runner.give for runner in self._runners])
-        process_logging.install()
         if self._switch_interval is not None:
             sys.setswitchinterval(self._switch_interval)
         with self._state_lock:
@@ -152,14 +160,27 @@ class Core:
         names = [f'treadle-worker-{number}' for number in range(1, self._worker_count + 1)]
         self._runners = [Runner(name=name, parts=self, host=self._host) for name in names]
         workers = [
-            LoopThread(name, main=runner.main, on_crash=self._worker_crashed)
+            LoopThread(
+                name,
+                main=runner.main,
+                on_crash=self._worker_crashed,
+                debug=self._diagnostics.asyncio_debug,
+                slow_callback=self._diagnostics.watchdog or None,
+            )
             for name, runner in zip(names, self._runners, strict=True)
         ]
-        watchdog = Watchdog(workers)
+        threshold = self._diagnostics.watchdog
+        watchdogs = [Watchdog(workers, threshold=threshold)] if threshold else []
         self._group = Group(
             f'engine {self.name!r}',
-            [self.store, self.membership, self.steps, *workers, watchdog],
-            stop_order=[[watchdog.name], names, [self.steps.name], [self.membership.name], [self.store.name]],
+            [self.store, self.membership, self.steps, *workers, *watchdogs],
+            stop_order=[
+                [watchdog.name for watchdog in watchdogs],
+                names,
+                [self.steps.name],
+                [self.membership.name],
+                [self.store.name],
+            ],
         )
 
     def _make_codec(self) -> Codec:
@@ -208,7 +229,7 @@ class Core:
         finally:
             self._abandon_after([self.dispatcher.end_of(visit) for visit in self.dispatcher.visits()])
             self.source.reader.close()
-            process_logging.uninstall()
+            self._logging.release()
             self._is_down()
 
     def begin_no_step(self) -> StepAborted:

@@ -20,6 +20,7 @@ from ..threads import (
     wait,
 )
 from .calls import Calls, remaining
+from .config import Diagnostics, LogChoice, LogSettings
 from .core import Core
 from .errors import EngineStopped
 from .faults import Faults, NoFaults
@@ -66,7 +67,15 @@ class Engine:
         there and does nothing: stopped, suspended, held up. Keep it well above such pauses.
     :param max_crashes: a process over which so many engines have died, one after the other and without a step of it
         having been committed in between, is paused, with the reason in its log stream; :meth:`play` lets it go on.
+    :param logging: levels such as ``'INFO'`` or ``'INFO,asyncio=DEBUG'``, or a dictionary or the path of a TOML or
+        JSON file with ``levels``, ``capture``, ``output`` and ``format`` (see ``docs/logging.rst``); in effect while
+        the engine runs. Default ``TREADLE_LOGGING``, else nothing is configured.
+    :param asyncio_debug: asyncio's debug mode on the worker loops; default ``TREADLE_ASYNCIO_DEBUG``, else as asyncio
+        decides (``PYTHONASYNCIODEBUG``, ``python -X dev``).
+    :param watchdog: seconds that a worker's loop may be held before a warning names the code that holds it; 0 is no
+        watchdog; default ``TREADLE_WATCHDOG``, else 1.
     :param faults: for crash tests.
+    :raises ConfigurationError: ``logging``, ``asyncio_debug`` or ``watchdog`` makes no sense.
 
     Use it as a context manager, or call :meth:`start` and :meth:`stop`. An engine starts once.
     """
@@ -82,6 +91,9 @@ class Engine:
         switch_interval: float | None = None,
         lease: float = 10.0,
         max_crashes: int = 5,
+        logging: LogChoice | LogSettings | None = None,
+        asyncio_debug: bool | None = None,
+        watchdog: float | None = None,
         faults: Faults | None = None,
     ) -> None:
         if workers < 1:
@@ -103,6 +115,7 @@ class Engine:
             switch_interval=switch_interval,
             lease=lease,
             max_crashes=max_crashes,
+            diagnostics=Diagnostics.choose(logging=logging, asyncio_debug=asyncio_debug, watchdog=watchdog),
             faults=NoFaults() if faults is None else faults,
             host=self,
         )

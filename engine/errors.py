@@ -7,6 +7,10 @@ class TreadleError(Exception):
     """Base of every error that the engine raises on purpose."""
 
 
+class ConfigurationError(TreadleError, ValueError):
+    """A setting of the engine, an argument or an environment variable, makes no sense."""
+
+
 class ValidationError(TreadleError, ValueError):
     """Inputs or outputs do not fit the spec; the message lists every problem with its port's path."""
 

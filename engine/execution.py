@@ -22,7 +22,7 @@ from ..threads import Bridge, Forked, LoopClosed, StartFailed, wait_on_loop
 from .errors import EngineStopped, ReplayMismatch, StoreError, TreadleError
 from .faults import FaultPoint
 from .node import ProcessNode
-from .parts import RETRY_FIRST, RETRY_MOST, EngineParts
+from .parts import RETRY_FIRST, RETRY_MOST, EngineParts, keep_log_of_killed
 from .processes.functions import process_class_of
 from .processes.identity import find
 from .processes.machine import (
@@ -367,7 +367,12 @@ class Execution:
 
     def _unwound(self) -> None:
         self._end_visit()
+        self._keep_log()
         self._answer(StepWasAborted())
+
+    def _keep_log(self) -> None:
+        if self._visit is not None:
+            keep_log_of_killed(self._parts, self._visit)
 
     def _leave_step(self) -> None:
         """What the step has left running cannot add to its unit any more, and is told so when it tries."""
@@ -410,6 +415,7 @@ class Execution:
 
     def _end_visit(self) -> None:
         if self._visit is not None:
+            self._visit.log_is_complete = True
             self._parts.dispatcher.end_visit(self._visit)
 
     def _post(self, unit: Unit) -> None:
@@ -440,6 +446,7 @@ class Execution:
                 LOGGER.error('process %d: its step could not be written: %s', self._record.pid, verdict.error)
             self._answer(StoreFailed())
         else:
+            self._keep_log()
             self._answer(Refused())
 
     def _tell_end(self, advance: Advance, held: Held) -> None:

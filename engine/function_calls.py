@@ -18,7 +18,7 @@ from .errors import EngineStopped, KilledError, LeaseLost, StepAborted
 from .exit_code import ExitCode
 from .faults import FaultPoint
 from .node import ProcessNode
-from .parts import EngineParts
+from .parts import EngineParts, keep_log_of_killed
 from .processes.functions import (
     FunctionProcess,
     ProcessFunction,
@@ -125,11 +125,14 @@ class FunctionCalls:
                     raise StepAborted(f'process {pid} must not begin')
                 return self._drive_visit(function, node, record.inputs, visit), node
             finally:
+                visit.log_is_complete = True
                 self._parts.dispatcher.left(*visit.claim)
         except KeyboardInterrupt:
             self._calls.interrupted(pid)
+            keep_log_of_killed(self._parts, visit)
             raise
         except StepAborted as abort:
+            keep_log_of_killed(self._parts, visit)
             # The caller may go on without it, or be parked: whoever replays the caller must be able to take it.
             with contextlib.suppress(EngineStopped):  # the engine's own end releases all that it owns
                 self._parts.store.call(lambda transaction: transaction.release(visit.fence))

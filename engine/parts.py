@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Protocol
+
+from .errors import EngineStopped
 
 if TYPE_CHECKING:
     from ..threads import StepThreads
@@ -11,10 +14,11 @@ if TYPE_CHECKING:
     from .faults import Faults
     from .membership import Membership
     from .node import Source
+    from .processes.visit import Visit
     from .store.store_thread import StoreThread
     from .terminations import Terminations
 
-__all__ = ['RETRY_FIRST', 'RETRY_MOST', 'EngineParts']
+__all__ = ['RETRY_FIRST', 'RETRY_MOST', 'EngineParts', 'keep_log_of_killed']
 
 #: Seconds before what the store could not write is tried again: first, and at most.
 RETRY_FIRST, RETRY_MOST = 0.1, 10.0
@@ -44,3 +48,14 @@ class EngineParts(Protocol):
 
     def has_room(self) -> None:
         """A process has left; see whether others can be claimed."""
+
+
+def keep_log_of_killed(parts: EngineParts, visit: Visit) -> None:
+    """If the process of an ended visit was killed meanwhile, keep what it had logged: it may tell why that was done.
+
+    Nothing is kept when the visit counts for nothing for another reason: the step is taken, and logs, again.
+    """
+    log = tuple(visit.log)
+    if log:
+        with contextlib.suppress(EngineStopped):  # closed, with all that it was to write
+            parts.store.call(lambda transaction: transaction.keep_log_of_killed(visit.fence, log))

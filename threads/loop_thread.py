@@ -62,7 +62,8 @@ class LoopThread:
     :param name: the thread's name, used in every message.
     :param on_crash: called as `on_crash(loop_thread, error)`, once, on the crashed thread before its tasks
         are ended; it must not block (`request_stop()` of others is fine, `stop()` is not).
-    :param debug: asyncio's debug mode for this loop.
+    :param debug: asyncio's debug mode for this loop; `None` leaves it to asyncio (`PYTHONASYNCIODEBUG`, `-X dev`).
+    :param slow_callback: seconds from which on debug mode logs a callback that held the loop; asyncio's by default.
     :param main: an async function that is called as `main(loop_thread)` and run as the thread's main task.
         The thread stops when it returns. When a stop is asked for, it is cancelled, unless it is in or past
         `await loop_thread.wait_stop()`: then it is left to return by itself.
@@ -73,12 +74,14 @@ class LoopThread:
         name: str,
         *,
         on_crash: Callable[[LoopThread, BaseException], object] | None = None,
-        debug: bool = False,
+        debug: bool | None = None,
+        slow_callback: float | None = None,
         main: Callable[[LoopThread], Coroutine[Any, Any, object]] | None = None,
     ) -> None:
         self.name = name
         self._on_crash = on_crash
         self._debug = debug
+        self._slow_callback = slow_callback
         self._main = main
         self._main_task: asyncio.Task[object] | None = None
         self._main_listens = False
@@ -268,7 +271,10 @@ class LoopThread:
         else:
             loop = asyncio.SelectorEventLoop()
         try:
-            loop.set_debug(self._debug)
+            if self._debug is not None:
+                loop.set_debug(self._debug)
+            if self._slow_callback is not None:
+                loop.slow_callback_duration = self._slow_callback
             loop.set_exception_handler(self._on_loop_error)
             bridge = Bridge(loop, name=self.name, on_fatal=self._crash)
             if self._main is not None:

@@ -14,9 +14,12 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from ..errors import CorruptValue
+from ..store.records import ProcessRecord
+from ..values import describe_exception
 from .output import clean, shorten
 
-__all__ = ['as_data', 'describe_value', 'describe_values']
+__all__ = ['as_data', 'describe_value', 'describe_values', 'ending']
 
 #: Namespaces deeper than this are shown on one line.
 _DEEPEST: Final = 4
@@ -192,3 +195,15 @@ _TAGS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     'attributes': lambda tree: _describe(tree['data']),
     'frozen-attributes': lambda tree: _describe(tree['data']),
 }
+
+
+def ending(record: ProcessRecord) -> str:
+    """How a process has ended, with its exit status and the reason."""
+    if record.exception is not None:
+        try:
+            name, message, _ = describe_exception(record.exception)
+        except CorruptValue:
+            return record.state
+        return f'{record.state}: {clean(name)}: {clean(message)}'
+    status = '' if record.exit_status is None else f' [{record.exit_status}]'
+    return f'{record.state}{status}{f": {clean(record.exit_message)}" if record.exit_message else ""}'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 from typing import Any, Final
@@ -10,15 +9,16 @@ from typing import Any, Final
 import click
 import msgspec
 
-from ..errors import CorruptValue, TreadleError
+from ..errors import TreadleError
 from ..launch import compose
 from ..store.control import write_once
 from ..store.location import StoreLocation, locate
 from ..store.records import Held, ProcessRecord, Unit
 from ..store.transaction import Transaction
-from ..values import Codec, DiskObjects, describe_exception
+from ..values import Codec, DiskObjects
 from ..why import WORKER
-from .display import as_data, describe_values
+from .display import as_data, describe_values, ending
+from .logging import log_options, logging_of_command
 from .options import json_option, store_option
 from .output import clean, write_json
 from .targets import find_target, import_from_here, parse_inputs
@@ -39,9 +39,18 @@ _words = click.argument('words', metavar='[KEY=VALUE]...', nargs=-1)
 @_target
 @_words
 @json_option
+@log_options
 @store_option
 @click.pass_context
-def run(context: click.Context, target: str, words: tuple[str, ...], as_json: bool, store: str | None) -> None:
+def run(
+    context: click.Context,
+    target: str,
+    words: tuple[str, ...],
+    as_json: bool,
+    log_levels: dict[str, int],
+    log_file: str | None,
+    store: str | None,
+) -> None:
     """Run a process class or function to its end, here, and print its outputs.
 
     Values are JSON, else text; @path is a file; dots lead into namespaces (options.depth=2, metadata.key=a).
@@ -51,7 +60,7 @@ def run(context: click.Context, target: str, words: tuple[str, ...], as_json: bo
 
     inputs = parse_inputs(words)
     found = find_target(target)
-    with Engine(store, name='run') as engine:
+    with Engine(store, name='run', logging=logging_of_command(log_levels, log_file)) as engine:
         calls, node = engine._calls, None
         try:
             # From here on a Ctrl-C finds the process, at whatever moment it comes: its steps may run before we look.
@@ -77,19 +86,8 @@ def run(context: click.Context, target: str, words: tuple[str, ...], as_json: bo
         for line in describe_values(record.outputs, None):
             click.echo(line)
     if record.exit_status != 0:
-        click.echo(f'treadle: process {record.pid} {_ending(record)}; `treadle show {record.pid}` says more', err=True)
+        click.echo(f'treadle: process {record.pid} {ending(record)}; `treadle show {record.pid}` says more', err=True)
         context.exit(FAILED)
-
-
-def _ending(record: ProcessRecord) -> str:
-    if record.exception is not None:
-        try:
-            name, message, _ = describe_exception(record.exception)
-        except CorruptValue:
-            return record.state
-        return f'{record.state}: {clean(name)}: {clean(message)}'
-    status = '' if record.exit_status is None else f' [{record.exit_status}]'
-    return f'{record.state}{status}{f": {clean(record.exit_message)}" if record.exit_message else ""}'
 
 
 @click.command()
@@ -130,8 +128,16 @@ def _insert(transaction: Transaction, record: ProcessRecord) -> int:
               help='Synchronous steps that may execute at once. Default: by the number of cores.')  # fmt: skip
 @click.option('--drain', metavar='SECONDS', type=click.FloatRange(min=0), default=60.0, show_default=True,
               help='How long steps that execute may take to end, once it is told to leave.')  # fmt: skip
+@log_options
 @store_option
-def worker(workers: int, steps: int | None, drain: float, store: str | None) -> None:
+def worker(
+    workers: int,
+    steps: int | None,
+    drain: float,
+    log_levels: dict[str, int],
+    log_file: str | None,
+    store: str | None,
+) -> None:
     """Run whatever is in the store and can be imported from here, until SIGTERM or Ctrl-C.
 
     Then each step that executes comes to its checkpoint, and what is unfinished is left for others. A second signal
@@ -139,7 +145,6 @@ def worker(workers: int, steps: int | None, drain: float, store: str | None) -> 
     """
     from ..engine import Engine  # noqa: PLC0415  (the parts of an engine take long to import)
 
-    logging.basicConfig(level=logging.WARNING, format='%(asctime)s %(levelname)s %(name)s: %(message)s')
     import_from_here()
     told = threading.Event()
 
@@ -148,7 +153,14 @@ def worker(workers: int, steps: int | None, drain: float, store: str | None) -> 
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         told.set()
 
-    engine = Engine(store, workers=workers, steps=steps, claims='all', name=WORKER)
+    engine = Engine(
+        store,
+        workers=workers,
+        steps=steps,
+        claims='all',
+        name=WORKER,
+        logging=logging_of_command(log_levels, log_file),
+    )
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, leave)
     engine.start()

@@ -174,7 +174,7 @@ class Process:
             self.out(name, value)
 
     def report(self, message: str, *args: Any) -> None:
-        """Add a line to the process's log stream, %-formatted with ``args``."""
+        """Add a line to the process's log stream, %-formatted with ``args``, whatever the levels of loggers are."""
         report_to(self._here(), self.logger, message, args)
 
     def submit(self, process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any) -> ProcessNode:

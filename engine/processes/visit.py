@@ -66,6 +66,7 @@ class Visit:
         'host',
         'is_dead',
         'log',
+        'log_is_complete',
         'nesting',
         'next_call',
         'number',
@@ -87,6 +88,8 @@ class Visit:
         self.asked: set[int] = set()
         self.children: list[ProcessRecord] = []
         self.log: list[LogEntry] = []
+        #: What a step has left running may go on logging for ever, and nobody would take it from here.
+        self.log_is_complete = False
         self.pauses = False
         self.aborted: StepAborted | None = None
         self.is_dead = False
@@ -112,9 +115,15 @@ class Visit:
         self.asked.add(number)
         return number
 
-    def record(self, level: int, logger: str, message: str) -> None:
-        """Add a record to the process's log stream; it commits with the step."""
-        self.log.append(LogEntry(self.pid, time.time(), level, logger, message))
+    def record(self, level: int, logger: str, message: str, at: float | None = None) -> None:
+        """Add a record to the process's log stream; it commits with the step, and comes too late after it.
+
+        :param at: seconds since the epoch; default now.
+        """
+        if not self.log_is_complete:
+            self.log.append(
+                LogEntry(self.pid, time.time() if at is None else at, level, storable(logger), storable(message))
+            )
 
     def check(self) -> None:
         """Raise what unwinds the step, if its result can no longer count."""
@@ -190,6 +199,11 @@ class Visit:
                 self._abort_callbacks.remove(callback)
                 return True
         return False
+
+
+def storable(text: str) -> str:
+    """The text with lone surrogates, as names of files may hold them, written as escapes: no database takes them."""
+    return text if text.isascii() else text.encode('utf-8', 'backslashreplace').decode('utf-8')
 
 
 _current: contextvars.ContextVar[Visit | None] = contextvars.ContextVar('treadle_visit', default=None)

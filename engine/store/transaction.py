@@ -126,9 +126,7 @@ class Transaction:
         }
         self._create(held, units, verdicts, paused)
         self._write_advances(held, paused)
-        log = [entry for unit in held for entry in unit.log]
-        if log:
-            self._cursor.executemany(self._sql.insert_log, [msgspec.structs.asdict(entry) for entry in log])
+        self._write_log([entry for unit in held for entry in unit.log])
         satisfied = self._await(held, paused)
         self._wake_waiters_of(
             unit.fence.pid
@@ -243,6 +241,10 @@ class Transaction:
                 self.changes.append(StateChange(fence.pid, ProcessState.RUNNING, advance.state))
         if rows:
             self._cursor.executemany(self._sql.advance, rows)
+
+    def _write_log(self, log: Sequence[LogEntry]) -> None:
+        if log:
+            self._cursor.executemany(self._sql.insert_log, [msgspec.structs.asdict(entry) for entry in log])
 
     def _kill_unasked_calls(self, held: Sequence[Unit]) -> None:
         for unit in held:
@@ -382,6 +384,13 @@ class Transaction:
             self.claims[:] = [record for record in self.claims if record.pid not in gone]
             self._wake_waiters_of(killed)
         return killed
+
+    def keep_log_of_killed(self, fence: Fence, log: Sequence[LogEntry]) -> None:
+        """Write what a step had logged whose process was killed under this very claim; else it counts for nothing."""
+        self._cursor.execute(self._sql.fences, {'pids': self._sql.dialect.pids([fence.pid])})
+        row = self._row()
+        if row is not None and row[1] == fence.epoch and row[3] == ProcessState.KILLED:
+            self._write_log(log)
 
     def pause(self, pids: Iterable[int], message: str | None) -> list[int]:
         """Pause these processes and all their descendants that have not ended.

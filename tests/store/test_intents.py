@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from treadle.engine.store.records import Advance, Fence, Held, Unit
+from treadle.engine.store.records import Advance, Fence, Held, LogEntry, Unit
 
 ITSELF, ABOVE = 1, 2
 
@@ -314,3 +314,33 @@ def test_a_unit_that_pauses_and_waits_for_what_has_ended(rig: Any, rigs: Any) ->
     verdict = rig.commit(rigs.await_(fence, other.pid, pauses=True))
     assert verdict.satisfied and verdict.paused
     assert (rig.row(fence.pid).state, rig.row(fence.pid).owner) == ('running', None)
+
+
+# -- the log of a killed step ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('before', 'epoch', 'kept'),
+    [
+        ([killing(1)], 1, True),
+        ([], 1, False),
+        ([killing(1)], 2, False),
+        ([Unit(fence=Fence(1, 1, 0), advance=Advance('finished', 1, exit_status=0))], 1, False),
+        ([pausing(1)], 1, False),
+    ],
+    ids=['killed', 'lives', 'killed under another claim', 'finished', 'paused'],
+)
+def test_the_log_of_a_step_is_kept_if_its_process_was_killed_under_its_claim(rig, before, epoch, kept):
+    fence = rig.running()
+    for operation in before:
+        rig.together(operation)
+    log = [LogEntry(fence.pid, 1.0, 30, 'logger', text) for text in ('one', 'two')]
+    rig.do(lambda transaction: transaction.keep_log_of_killed(Fence(fence.pid, epoch, fence.version), log))
+    written = [entry for entry in rig.reader.log(fence.pid) if entry.logger == 'logger']
+    assert written == (log if kept else [])
+
+
+def test_the_log_of_a_process_that_is_not_there_is_not_kept(rig):
+    entry = LogEntry(99, 1.0, 30, 'logger', 'lost')
+    rig.do(lambda transaction: transaction.keep_log_of_killed(Fence(99, 1, 0), [entry]))
+    assert rig.reader.log(99) == []
