@@ -79,6 +79,11 @@ def submit(process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: A
         return current_engine().submit(process, inputs, **kwargs)
 
 
+# The other way to say it, which users of aiida are used to: run.get_node(...).
+run.get_node = run_get_node  # type: ignore[attr-defined]
+run.get_pid = run_get_pid  # type: ignore[attr-defined]
+
+
 def _stop_at_exit() -> None:
     for engine in running_engines():
         try:

@@ -98,6 +98,8 @@ class TestRun:
         assert run_get_node(Doubles, x=4).node.outputs.y == 8
         assert run_get_node(Doubles, x=4).result == {'y': 8}
         assert run_get_pid(Doubles, x=4).pid > 0
+        assert run.get_node(Doubles, x=4).node.outputs.y == 8
+        assert run.get_pid(Doubles, x=4).result == {'y': 8}
 
     def test_inputs_by_their_name(self, engine: Engine):
         assert run(Doubles, inputs={'x': 4}) == {'y': 8}
