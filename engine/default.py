@@ -12,7 +12,7 @@ from typing import Any
 from ..threads import StopTimeout, run_in_child
 from .engine import Engine, running_engines
 from .errors import StoreError
-from .node import ProcessNode
+from .node import ProcessNode, ResultAndNode, ResultAndPid
 from .processes.functions import set_default_host
 from .processes.visit import clear_current, current_visit
 from .tracebacks import SHORT_TRACEBACK
@@ -60,7 +60,7 @@ def run(process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any)
 
 def run_get_node(
     process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any
-) -> tuple[Any, ProcessNode]:
+) -> ResultAndNode[Any]:
     """Like :func:`run`, and return the process's node too; see :meth:`Engine.run_get_node`."""
     with SHORT_TRACEBACK:
         return current_engine().run_get_node(process, inputs, **kwargs)
@@ -68,7 +68,7 @@ def run_get_node(
 
 def run_get_pid(
     process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any
-) -> tuple[Any, int]:
+) -> ResultAndPid[Any]:
     """Like :func:`run`, and return the process's number too; see :meth:`Engine.run_get_pid`."""
     return current_engine().run_get_pid(process, inputs, **kwargs)
 
@@ -77,6 +77,11 @@ def submit(process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: A
     """Start a process in the background, durable on return; see :meth:`Engine.submit`."""
     with SHORT_TRACEBACK:
         return current_engine().submit(process, inputs, **kwargs)
+
+
+# The other way to say it, which users of aiida are used to: run.get_node(...).
+run.get_node = run_get_node  # type: ignore[attr-defined]
+run.get_pid = run_get_pid  # type: ignore[attr-defined]
 
 
 def _stop_at_exit() -> None:

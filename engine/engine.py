@@ -27,7 +27,7 @@ from .faults import Faults, NoFaults
 from .function_calls import FunctionCalls
 from .futures import HostFuture
 from .launch import resolve
-from .node import ProcessNode
+from .node import ProcessNode, ResultAndNode, ResultAndPid
 from .pids import PidBlocks
 from .processes.functions import ProcessFunction
 from .processes.visit import Visit, current_visit
@@ -215,7 +215,8 @@ class Engine:
 
         :param process: a process class, a process function or a builder of one; for a function, what calling it
             would return is returned.
-        :param inputs: inputs as a mapping; keyword arguments add to them. ``metadata={'key': ...}`` makes the
+        :param inputs: inputs as a mapping, also by the keyword ``inputs`` unless the process has an input of that
+            name; keyword arguments add to them. ``metadata={'key': ...}`` makes the
             call idempotent: the same key, class and inputs attach to the process that is there.
         :raises ValidationError: the inputs do not fit.
         :raises KilledError: the process was killed.
@@ -230,7 +231,7 @@ class Engine:
 
     def run_get_node(
         self, process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any
-    ) -> tuple[Any, ProcessNode]:
+    ) -> ResultAndNode[Any]:
         """Like :meth:`run`, and return the process's node too."""
         refuse_on_loop_thread('run()', 'await engine.run_async()')
         with SHORT_TRACEBACK:
@@ -239,7 +240,7 @@ class Engine:
             node, ended = calls.start(process, given)
             try:
                 calls.wait_for(node, ended, None, 'run()', 'await engine.run_async()')
-                return _outcome(calls, process, node), node
+                return ResultAndNode(_outcome(calls, process, node), node)
             except KeyboardInterrupt:
                 calls.interrupted(node.pid)
                 raise
@@ -248,10 +249,10 @@ class Engine:
 
     def run_get_pid(
         self, process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any
-    ) -> tuple[Any, int]:
+    ) -> ResultAndPid[Any]:
         """Like :meth:`run`, and return the process's number too."""
         outputs, node = self.run_get_node(process, inputs, **kwargs)
-        return outputs, node.pid
+        return ResultAndPid(outputs, node.pid)
 
     def submit(self, process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any) -> ProcessNode:
         """Start a process in the background; it is durable when this returns.

@@ -28,12 +28,22 @@ def resolve(
 ) -> tuple[Any, dict[str, Any]]:
     """The process class or function that is meant, and its inputs; a builder brings both along.
 
+    As in aiida the mapping may be named, ``inputs={...}``, unless the process itself has an input of that name.
+
     :raises TypeError: an input is given twice.
     """
+    if inputs is None and 'inputs' in kwargs and not _has_port(process, 'inputs'):
+        kwargs = dict(kwargs)
+        inputs = kwargs.pop('inputs')
     given = merge_inputs(inputs, kwargs)
     if not isinstance(process, ProcessBuilder):
         return process, given
     return process._target, merge_inputs(process._inputs(prune=True), given)
+
+
+def _has_port(process: Any, name: str) -> bool:
+    target = process._target if isinstance(process, ProcessBuilder) else process
+    return name in process_class_of(target).spec().inputs
 
 
 def merge_inputs(inputs: Mapping[str, Any] | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:

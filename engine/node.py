@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from .errors import ProcessNotFound
 from .exit_code import ExitCode
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from .store.reader import Reader
     from .values import Codec
 
-__all__ = ['ProcessNode', 'Source']
+__all__ = ['ProcessNode', 'ResultAndNode', 'ResultAndPid', 'Source']
+
+R = TypeVar('R')
 
 
 class Source:
@@ -239,6 +241,20 @@ class ProcessNode:
 
     def __repr__(self) -> str:
         return f'<ProcessNode {self.pid} {self._fixed().process_label}>'
+
+
+class ResultAndNode(NamedTuple, Generic[R]):
+    """What ``run_get_node`` returns; it unpacks as ``outputs, node``."""
+
+    result: R
+    node: ProcessNode
+
+
+class ResultAndPid(NamedTuple, Generic[R]):
+    """What ``run_get_pid`` returns; it unpacks as ``outputs, pid``."""
+
+    result: R
+    pid: int
 
 
 def _attributes(values: Mapping[str, Any], owner: str) -> FrozenAttributes:

@@ -25,7 +25,7 @@ from typing import Any, TypeAlias, TypeVar, TypeVarTuple
 
 from .errors import Forked, LoopClosed
 from .fork import run_in_child
-from .relay import relay_of
+from .relay import relay_of, wake_waiters
 
 logger = logging.getLogger(__name__)
 
@@ -51,15 +51,23 @@ class CrossingFuture(Future[T]):
 
     def cancel(self) -> bool:
         """Cancel the call; from any thread. False when it is done already."""
-        if not super().cancel():
-            return False
-        # Cancelling twice would cancel the task's clean-up.
-        if not self._cancel_posted:
-            self._cancel_posted = True
-            # A closed bridge ends its tasks by itself.
-            with contextlib.suppress(LoopClosed, Forked):
-                self.bridge.post(self.bridge._cancelled_by_caller, self)
-        return True
+        try:
+            return self._cancel()
+        finally:  # also when a done-callback has raised
+            # Cancelling twice would cancel the task's clean-up.
+            if self.cancelled() and not self._cancel_posted:
+                self._cancel_posted = True
+                # A closed bridge ends its tasks by itself.
+                with contextlib.suppress(LoopClosed, Forked):
+                    self.bridge.post(self.bridge._cancelled_by_caller, self)
+
+    def _cancel(self) -> bool:
+        """Cancel the future alone."""
+        try:
+            return super().cancel()
+        except BaseException:  # out of a done-callback; those who wait are told all the same
+            wake_waiters(self)
+            raise
 
 
 _Entry: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...], Context, 'CrossingFuture[Any] | None']
@@ -349,8 +357,10 @@ class Bridge:
             del future, async_fn, args
 
     def _task_done(self, future: CrossingFuture[Any], task: asyncio.Task[None]) -> None:
-        if not task.cancelled():
-            task.exception()  # the future has it; asyncio need not call it never retrieved
+        # What the call raised is in the future. What the task raised is out of a done-callback of that.
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, (SystemExit, KeyboardInterrupt)):  # those end the loop's run
+            self._report(self._task_done, error)
         self._settle_cancelled(future)
 
     def _call(
@@ -381,8 +391,10 @@ class Bridge:
         if self._refusing:
             self._settle(future, error=self.refusal(future))
         else:
-            Future.cancel(future)
-            self._settle(future)
+            try:
+                future._cancel()
+            finally:
+                self._settle(future)
 
     def _settle(self, future: CrossingFuture[Any], result: Any = None, *, error: BaseException | None = None) -> None:
         """Resolve `future` unless it is resolved. Being in `_live` is the right to do it, once."""
@@ -391,11 +403,16 @@ class Bridge:
         self._live.discard(future)
         future._task = None
         # False when the caller cancelled; then this also wakes those in concurrent.futures.wait().
-        if future.set_running_or_notify_cancel():
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
             if error is not None:
                 future.set_exception(error)
             else:
                 future.set_result(result)
+        except BaseException:  # out of a done-callback; those who wait are told all the same
+            wake_waiters(future)
+            raise
 
 
 # -- waiting on a loop that is not ours ---------------------------------------------------------------------

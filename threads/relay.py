@@ -74,6 +74,18 @@ def relay_of(future: Future[Any]) -> Relay:
         return relay
 
 
+def wake_waiters(future: Future[Any]) -> None:
+    """Wake those who wait on the relay of `future`, which is done; again does nothing.
+
+    For when one of its done-callbacks has raised a `BaseException`: the standard library lets that through at once and
+    calls none of those that were registered later, the relay perhaps among them.
+    """
+    with _lock:
+        relay = _relays.get(future)
+    if relay is not None:
+        relay(future)
+
+
 def _after_fork() -> None:
     global _lock, _relays
     _lock = threading.RLock()

@@ -13,18 +13,16 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
+from typing import Any, ClassVar, Generic, ParamSpec, TypeVar
 
 from ..errors import SpecError
 from ..exit_code import ExitCode
+from ..node import ResultAndNode, ResultAndPid
 from ..spec import ProcessSpec
 from ..tracebacks import SHORT_TRACEBACK
 from .builder import ProcessBuilder, make_builder
 from .process import Process
 from .visit import Host, current_visit
-
-if TYPE_CHECKING:
-    from ..node import ProcessNode
 
 __all__ = [
     'FunctionProcess',
@@ -104,11 +102,22 @@ class ProcessFunction(Generic[P, R]):
         with SHORT_TRACEBACK:
             return self.run_get_node(*args, **kwargs)[0]
 
-    def run_get_node(self, *args: P.args, **kwargs: P.kwargs) -> tuple[R, ProcessNode]:
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The same as a call."""
+        with SHORT_TRACEBACK:
+            return self.run_get_node(*args, **kwargs)[0]
+
+    def run_get_node(self, *args: P.args, **kwargs: P.kwargs) -> ResultAndNode[R]:
         """Like a call, and return the process's node too."""
         with SHORT_TRACEBACK:
             returned, node = _host().call_function(self, args, kwargs)
-        return returned, node
+        return ResultAndNode(returned, node)
+
+    def run_get_pid(self, *args: P.args, **kwargs: P.kwargs) -> ResultAndPid[R]:
+        """Like a call, and return the process's number too."""
+        with SHORT_TRACEBACK:
+            returned, node = self.run_get_node(*args, **kwargs)
+        return ResultAndPid(returned, node.pid)
 
     def spec(self) -> ProcessSpec:
         """The specification that follows from the signature."""

@@ -124,7 +124,11 @@ def open_reader(location: StoreLocation, queries: Queries | None = None) -> Read
 
     def connect() -> Connection:
         connection = connect_reader(location)
-        check_schema(connection, location)
+        try:
+            check_schema(connection, location)
+        except BaseException:
+            connection.close()
+            raise
         return cast(Connection, connection)
 
     def translate(error: BaseException) -> BaseException:

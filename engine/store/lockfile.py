@@ -51,8 +51,8 @@ class _Forks:
     """Keeps forked children from holding their parents' locks.
 
     Opening a lock file and noting it happen under a lock that ``os.fork`` takes too, so no fork falls
-    between them; neither does one fall into the closing. The lock is re-entrant because a signal handler
-    may fork inside that section.
+    between them; nor into closing one, whose descriptor is still open when the file says that it is closed. The
+    lock is re-entrant because a signal handler may fork inside that section.
     """
 
     def __init__(self) -> None:
@@ -126,7 +126,6 @@ class _LockedFile:
             os.unlink(self._path)
 
     def close(self) -> None:
-        # No fork in the middle of it: Python forgets the descriptor a moment before the system does.
         with _forks:
             self._raw.close()
 

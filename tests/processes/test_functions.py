@@ -101,6 +101,12 @@ class TestCalls:
         assert node.parent is None
         assert node.process_class.endswith('test_functions:add')
 
+    def test_the_ways_to_run_it_that_stand_on_the_function(self):
+        assert add.run(1, y=3) == 4
+        outputs, pid = add.run_get_pid(1)
+        assert (outputs, isinstance(pid, int)) == (3, True)
+        assert add.run_get_node(1).node.is_finished_ok
+
     def test_it_runs_in_the_calling_thread(self):
         local = threading.local()
         local.value = 5

@@ -17,9 +17,11 @@ from treadle.engine import (
     ProcessState,
     SpecError,
     WorkChain,
+    calcfunction,
     default_engine,
     run,
     run_get_node,
+    run_get_pid,
     submit,
 )
 from treadle.engine.processes.visit import current_visit
@@ -36,6 +38,11 @@ class Doubles(Process):
 
     def run(self):
         self.out('y', 2 * self.inputs.x)
+
+
+@calcfunction
+def count_inputs(inputs: dict) -> int:
+    return len(inputs)
 
 
 class Fails(Process):
@@ -86,6 +93,26 @@ class TestRun:
     def test_a_node_too(self, engine: Engine):
         outputs, node = run_get_node(Doubles, x=4)
         assert outputs == {'y': 8} == dict(node.outputs)
+
+    def test_what_comes_back_has_names(self, engine: Engine):
+        assert run_get_node(Doubles, x=4).node.outputs.y == 8
+        assert run_get_node(Doubles, x=4).result == {'y': 8}
+        assert run_get_pid(Doubles, x=4).pid > 0
+        assert run.get_node(Doubles, x=4).node.outputs.y == 8
+        assert run.get_pid(Doubles, x=4).result == {'y': 8}
+
+    def test_inputs_by_their_name(self, engine: Engine):
+        assert run(Doubles, inputs={'x': 4}) == {'y': 8}
+        assert engine.wait(submit(Doubles, inputs={'x': 5})).outputs.y == 10
+        assert run(Doubles.get_builder(), inputs={'x': 6}) == {'y': 12}
+        with pytest.raises(TypeError, match="the input 'x' is given twice"):
+            run(Doubles, inputs={'x': 6}, x=6)
+        with pytest.raises(TypeError, match='inputs are given as a mapping'):
+            run(Doubles, inputs=6)
+
+    def test_an_input_that_is_called_inputs(self, engine: Engine):
+        assert run(count_inputs, inputs={'x': 4, 'y': 5}) == 2
+        assert run(count_inputs, {'inputs': {'x': 4}}) == 1
 
     def test_the_module_uses_the_default_engine(self, engine: Engine):
         assert default_engine() is engine

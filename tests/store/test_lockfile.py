@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from treadle.engine.errors import StoreUnavailable
+from treadle.engine.store import lockfile
 from treadle.engine.store.lockfile import EngineLock, LockState, is_held, probe, try_take
 
 # A process that holds the lock, has a child of the kind that the test asks for, and reports the child's pid.
@@ -206,6 +207,20 @@ def test_no_fork_falls_between_opening_and_noting(path: Path) -> None:
     finally:
         stop.set()
         thread.join()
+
+
+def test_no_fork_falls_into_closing(path: Path) -> None:
+    """A file says that it is closed a moment before its descriptor is; a child forked then would keep the lock."""
+    lock = EngineLock(path)
+    lock.acquire()
+    closing = threading.Thread(target=lock.abandon)
+    with lockfile._forks:  # as a fork that is under way
+        closing.start()
+        closing.join(0.1)
+        assert closing.is_alive()
+        assert probe(path) is LockState.HELD
+    closing.join(5)
+    assert probe(path) is LockState.FREE
 
 
 def _descriptors() -> list[str]:

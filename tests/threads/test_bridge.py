@@ -303,6 +303,74 @@ def test_a_future_cancelled_while_its_task_refuses_to_end_resolves(loop_thread: 
     release.set()
 
 
+class Fatal(BaseException):
+    pass
+
+
+def fatal(_: object) -> None:
+    raise Fatal('out of a done-callback')
+
+
+@pytest.mark.parametrize('how', ['submit', 'call'])
+def test_a_fatal_done_callback_is_reported_and_keeps_nobody_waiting(
+    make_thread: Make, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    thread = make_thread()
+    thread.start()
+    go = threading.Event()
+
+    async def call() -> bool:
+        return go.wait(5)
+
+    future = thread.bridge.submit(call) if how == 'submit' else thread.bridge.call(go.wait, 5)
+    future.add_done_callback(fatal)
+    told = threading.Event()
+    relay_of(future).add('waiter', told.set)  # registered after the callback: the standard library does not call it
+    go.set()
+    assert told.wait(5)
+    assert wait(future, 5) is True
+    with pytest.raises(Fatal):
+        thread.join(5)
+    assert 'crashed' in caplog.text
+
+
+@pytest.mark.parametrize('by', ['caller', 'task'])
+def test_a_fatal_done_callback_of_a_cancelled_call_keeps_nobody_waiting(make_thread: Make, by: str) -> None:
+    thread = make_thread()
+    thread.start()
+    begun, go, told, ended = (threading.Event() for _ in range(4))
+
+    async def for_ever() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def cancel_itself() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        await asyncio.get_running_loop().run_in_executor(None, go.wait, 5)
+        task.cancel()
+        await asyncio.sleep(0)
+
+    future = thread.bridge.submit(for_ever if by == 'caller' else cancel_itself)
+    future.add_done_callback(fatal)
+    relay_of(future).add('waiter', told.set)
+    if by == 'caller':
+        assert begun.wait(5)
+        with pytest.raises(Fatal):
+            future.cancel()
+        assert ended.wait(5)
+        thread.stop(5)
+    else:
+        go.set()
+        with pytest.raises(Fatal):
+            thread.join(5)
+    assert told.wait(5)
+    assert future.cancelled()
+
+
 def test_a_resolved_future_holds_no_frame_of_the_bridge(loop_thread: LoopThread) -> None:
     class Thing:
         pass

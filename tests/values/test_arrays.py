@@ -69,7 +69,7 @@ SCALARS = [
     np.str_('\ud800'),
     np.bytes_(b'a\0'),
     np.datetime64('2024-01-01T00:00', 'm'),
-    np.datetime64('NaT'),
+    np.datetime64('NaT', 's'),
     np.timedelta64(5, 'ns'),
     np.zeros(1, dtype=STRUCTURED)[0],
     np.void(b'abc'),
