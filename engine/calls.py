@@ -123,7 +123,8 @@ class Calls:
             # A step keeps its permit until the child is there to take it: else, while a commit takes long, one parent
             # after the other would begin and block.
             if record.key is not None or visit is not None:
-                return self.attach(self._create(visit, record))
+                with self._parts.terminations.interest(record.pid):  # it may end before we are told that it exists
+                    return self.attach(self._create(visit, record))
             return ProcessNode(record.pid, self._parts.source, record), self._post_and_expect(visit, record)
         except KeyboardInterrupt:
             self.interrupted(record.pid)
@@ -143,8 +144,9 @@ class Calls:
         if recorded is not None:
             return self.attach(recorded)
         if record.key is not None:
-            held = self.held(visit, await wait_on_loop(self._parts.store.commit(_creation(visit, record))))
-            return self.attach(record if held.attached is None else held.attached)
+            with self._parts.terminations.interest(record.pid):
+                held = self.held(visit, await wait_on_loop(self._parts.store.commit(_creation(visit, record))))
+                return self.attach(record if held.attached is None else held.attached)
         return ProcessNode(record.pid, self._parts.source, record), self._post_and_expect(visit, record)
 
     def _create(self, visit: Visit | None, record: ProcessRecord) -> ProcessRecord:

@@ -7,8 +7,9 @@ at hand; the end of another engine's is found by asking the store about all awai
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, InvalidStateError
+from contextlib import contextmanager
 
 from .errors import EngineStopped
 from .store.records import ProcessRecord
@@ -53,6 +54,15 @@ class Terminations:
                 self._futures.pop(pid, None)
                 self._exceptions.pop(pid, None)
                 self._finals.pop(pid, None)
+
+    @contextmanager
+    def interest(self, pid: int) -> Iterator[None]:
+        """Keep what is told of the end of ``pid``, for whoever begins to wait in the body."""
+        future = self.expect(pid)
+        try:
+            yield
+        finally:
+            self.forget(pid, future)
 
     def awaited(self) -> list[int]:
         """The pids that somebody waits for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
@@ -27,6 +28,7 @@ from treadle.engine import (
     submit,
     while_,
 )
+from treadle.engine.calls import Calls
 
 
 class Branches(WorkChain):
@@ -689,6 +691,32 @@ class TestExceptions:
             def run(self):
                 run(Inner)
 
+        with pytest.raises(LookupError) as caught:
+            run(Outer)
+        assert caught.value is raised
+
+    def test_an_error_of_a_child_that_ends_before_its_caller_knows_that_it_exists(self, monkeypatch):
+        raised = LookupError('at once')
+
+        class Inner(Process):
+            def run(self):
+                raise raised
+
+        class Outer(Process):
+            def run(self):
+                run(Inner)
+
+        create = Calls._create
+
+        def create_and_dawdle(calls, visit, record):
+            created = create(calls, visit, record)
+            if visit is not None:
+                node = ProcessNode(created.pid, calls._parts.source)
+                while not node.is_terminated:
+                    os.sched_yield()
+            return created
+
+        monkeypatch.setattr(Calls, '_create', create_and_dawdle)
         with pytest.raises(LookupError) as caught:
             run(Outer)
         assert caught.value is raised
