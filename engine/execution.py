@@ -46,7 +46,7 @@ from .processes.process import Process, StepResult
 from .processes.visit import Host, Visit, entered
 from .processes.workchain import OutlineChanged
 from .states import ProcessState
-from .store.records import Advance, Fence, Held, ProcessRecord, Unit
+from .store.records import Advance, Fence, Held, ProcessRecord, Unit, storable
 from .store.store_thread import Failure
 from .values import dump_exception
 
@@ -394,7 +394,7 @@ class Execution:
             checkpoint=None if saved is None else codec.encode(saved, 'self'),
             outputs=outputs,
             exit_status=result.exit_code.status if ended else None,
-            exit_message=result.exit_code.message if ended else None,
+            exit_message=storable(result.exit_code.message) if ended and result.exit_code.message else None,
             awaiting=result.awaiting,
         )
         return Unit(
@@ -441,6 +441,10 @@ class Execution:
             self._unit = None
             self._retry_pause = RETRY_FIRST
             self._answer(Committed(satisfied=verdict.satisfied, paused=verdict.paused))
+        elif isinstance(verdict, Failure) and not isinstance(verdict.error, (StoreError, EngineStopped)):
+            # Nothing that the store may get over: trying again would go on for ever.
+            LOGGER.error('process %d: its step cannot be written', self._record.pid, exc_info=verdict.error)
+            self._park(f'its step cannot be written: {type(verdict.error).__name__}: {verdict.error}')
         elif isinstance(verdict, Failure):
             if not isinstance(verdict.error, EngineStopped):
                 LOGGER.error('process %d: its step could not be written: %s', self._record.pid, verdict.error)

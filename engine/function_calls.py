@@ -27,7 +27,7 @@ from .processes.functions import (
 )
 from .processes.visit import Host, Visit, current_visit, entered
 from .states import TERMINAL_STATES, ProcessState
-from .store.records import Advance, Fence, Lost, ProcessRecord, Unit
+from .store.records import Advance, Fence, Lost, ProcessRecord, Unit, storable
 from .values import dump_exception
 
 __all__ = ['FunctionCalls']
@@ -202,7 +202,7 @@ class FunctionCalls:
                 visit.number + 1,
                 outputs=outputs,
                 exit_status=exit_code.status,
-                exit_message=exit_code.message,
+                exit_message=exit_code.message and storable(exit_code.message),
             ),
         )
         return as_returned(values)

@@ -17,7 +17,7 @@ from .processes.functions import process_class_of
 from .processes.identity import identify
 from .processes.metadata import METADATA_NAMES
 from .states import ProcessState
-from .store.records import ProcessRecord
+from .store.records import ProcessRecord, storable
 from .values import Codec
 
 __all__ = ['compose', 'resolve']
@@ -133,6 +133,11 @@ def _check_metadata(label: str, metadata: Any) -> Mapping[str, str]:
             raise ValidationError(f'{label}: metadata.{name} is unknown; there is {", ".join(METADATA_NAMES)}')
         if not isinstance(value, str):
             raise ValidationError(f'{label}: metadata.{name} must be a str, not {value!r}')
+        if storable(value) != value:
+            raise ValidationError(
+                f'{label}: metadata.{name} holds half of a surrogate pair ({value!r}), which is no text that can be '
+                f'stored; leave it out'
+            )
     if metadata.get('key') == '':
         raise ValidationError(f'{label}: metadata.key is empty; give a key that names this piece of work, or none')
     return metadata

@@ -78,7 +78,7 @@ class LeaseLapsed:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StepParked:
-    """A step cannot go on with the code that is loaded; nothing is said about the process."""
+    """A step cannot go on with the code that is loaded, or not be written; nothing is said about the process."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ def handle(life: Life, event: Event) -> tuple[Life, tuple[Command, ...]]:
         return _leave(life, Command.SET_ASIDE)
     if isinstance(event, LeaseLapsed) and phase is Phase.STEPPING:
         return _next_step(life)
-    if isinstance(event, StepParked) and phase in (Phase.STEPPING, Phase.CLAIMED):
+    if isinstance(event, StepParked) and phase in (Phase.STEPPING, Phase.CLAIMED, Phase.COMMITTING):
         return _leave(life, Command.PARK)
     if isinstance(event, StopRequested):
         return dataclasses.replace(life, stopping=True), ()

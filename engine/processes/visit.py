@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import EngineStopped, StepAborted
-from ..store.records import Fence, LogEntry, ProcessRecord
+from ..store.records import Fence, LogEntry, ProcessRecord, storable
 
 if TYPE_CHECKING:
     from ..node import ProcessNode
@@ -199,11 +199,6 @@ class Visit:
                 self._abort_callbacks.remove(callback)
                 return True
         return False
-
-
-def storable(text: str) -> str:
-    """The text with lone surrogates, as names of files may hold them, written as escapes: no database takes them."""
-    return text if text.isascii() else text.encode('utf-8', 'backslashreplace').decode('utf-8')
 
 
 _current: contextvars.ContextVar[Visit | None] = contextvars.ContextVar('treadle_visit', default=None)

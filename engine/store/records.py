@@ -8,6 +8,11 @@ from __future__ import annotations
 import msgspec
 
 
+def storable(text: str) -> str:
+    """The text with lone surrogates, as names of files may hold them, written as escapes: no database takes them."""
+    return text if text.isascii() else text.encode('utf-8', 'backslashreplace').decode('utf-8')
+
+
 class ProcessRecord(msgspec.Struct, frozen=True, gc=False):
     """One row of the table ``process``, field for column.
 

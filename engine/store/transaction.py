@@ -34,6 +34,7 @@ from .records import (
     StateChange,
     Unit,
     Verdict,
+    storable,
 )
 
 if TYPE_CHECKING:
@@ -375,7 +376,7 @@ class Transaction:
         if killed:
             as_set = self._sql.dialect.pids(killed)
             self._cursor.execute(
-                self._sql.kill, {'pids': as_set, 'exit_message': message, 'changed_at': self._now}
+                self._sql.kill, {'pids': as_set, 'exit_message': storable(message), 'changed_at': self._now}
             )
             self._cursor.execute(self._sql.forget_waiter, {'pids': as_set})
             self.changes.extend(StateChange(pid, before, ProcessState.KILLED) for pid, before in family)
@@ -456,7 +457,7 @@ class Transaction:
             )
 
     def _log_intent(self, pids: Iterable[int], message: str) -> None:
-        entries = [LogEntry(pid, self._now, logging.INFO, INTENTS, message) for pid in pids]
+        entries = [LogEntry(pid, self._now, logging.INFO, INTENTS, storable(message)) for pid in pids]
         self._cursor.executemany(self._sql.insert_log, [msgspec.structs.asdict(entry) for entry in entries])
 
     def release(self, fence: Fence, *, take_again: bool = False) -> None:

@@ -10,9 +10,11 @@ import pytest
 
 from treadle.engine import (
     Engine,
+    ExitCode,
     KeyConflict,
     Process,
     ProcessNotFound,
+    ProcessParked,
     SpecError,
     ToContext,
     TreadleError,
@@ -386,3 +388,45 @@ class TestPids:
                 call(999_999)
         with pytest.raises(ProcessNotFound, match='999999'):
             engine.wait([999_999])
+
+
+class Surrogate(WorkChain):
+    @classmethod
+    def define(cls, spec):
+        super().define(spec)
+        spec.input('fails', default=True)
+        spec.outline(cls.only)
+
+    def only(self):
+        self.report('read \udcff')
+        return ExitCode(410, 'cannot read \udcff') if self.inputs.fails else self.pause('look at \udcff')
+
+
+class TestTextThatIsNoUtf8:
+    """Names of files may hold it; a step that says it must not try to commit for ever."""
+
+    def test_what_a_process_says(self, engine: Engine):
+        _, node = run_get_node(Surrogate)
+        assert (node.exit_status, node.exit_message) == (410, 'cannot read \\udcff')
+        assert engine.load(node.pid).exit_message == node.exit_message
+
+    def test_the_reasons_of_intents(self, tmp_path):
+        with Engine(f'sqlite:///{tmp_path}/store.db') as other:
+            other.core.begin_no_step()
+            node = other.submit(Surrogate)
+            assert other.pause(node, 'not \udcff') and other.kill(node, 'no \udcff')
+            assert node.exit_message == 'no \\udcff'
+            assert [entry.message for entry in node.log] == ['paused: not \\udcff']
+
+    @pytest.mark.parametrize('name', ['label', 'description', 'key'])
+    def test_metadata(self, engine: Engine, name: str):
+        with pytest.raises(ValidationError, match=rf'metadata\.{name} holds half of a surrogate pair'):
+            engine.submit(Surrogate, fails='never there', metadata={name: 'a\ud800'})
+        assert not [node for node in engine.query(process_label='Surrogate') if node.inputs.fails == 'never there']
+
+    def test_what_the_store_refuses_for_a_reason_that_stays_parks_the_process(self, engine: Engine, monkeypatch):
+        monkeypatch.setattr('treadle.engine.execution.storable', lambda text: text)
+        node = engine.submit(Surrogate)
+        with pytest.raises(ProcessParked, match='its step cannot be written: UnicodeEncodeError'):
+            engine.wait(node, 20)
+        assert node.state == 'running'

@@ -116,6 +116,7 @@ class TestWhatFollowsWhat:
     def test_what_cannot_go_on_is_parked(self):
         assert play(Claimed(), StepParked())[1] == [Command.PARK, Command.LEAVE]
         assert play(StepParked()) == [[Command.PARK, Command.LEAVE]]
+        assert play(Claimed(), StepEnded(Ending.PROCEED), StepParked())[2] == [Command.PARK, Command.LEAVE]
 
     def test_a_row_that_has_moved_on_is_left_alone(self):
         assert play(Claimed(), StepEnded(Ending.FINISH), Refused())[2] == [Command.DISCARD, Command.LEAVE]
