@@ -64,6 +64,8 @@ class StepThreads:
         self._returning: deque[threading.Lock] = deque()
         self._idle: list[_Thread] = []
         self._threads: set[threading.Thread] = set()
+        #: How many threads will ask for another job.
+        self._serving = 0
         self._numbers = itertools.count(1)
         self._closed = False
         self._local = threading.local()
@@ -166,11 +168,11 @@ class StepThreads:
             raise LoopClosed(f"the '{self._name}' threads have stopped and take no more steps")
 
     def _can_start(self, job: Job) -> bool:
-        # Called with the lock held. Without a thread for it the job waits for one of those that hold a permit.
+        # Called with the lock held. Without a thread for it the job waits for one that is busy and not blocked.
         try:
             self._start(job)
         except StartFailed:
-            if self._free == self.permits and not self._blocked:
+            if self._serving <= self._blocked:
                 raise
             return False
         return True
@@ -191,6 +193,7 @@ class StepThreads:
         except RuntimeError as error:  # no more threads, or the interpreter is exiting
             self._threads.discard(os_thread)
             raise StartFailed(f'no thread could be started for a step: {error}') from error
+        self._serving += 1
 
     def _run(self, job: Job | None) -> None:
         place = _Thread()
@@ -214,16 +217,24 @@ class StepThreads:
                 if self._backlog and not self._returning:
                     return heapq.heappop(self._backlog)[2]
                 self._pass_permit_on()
+            elif self._free and self._backlog:  # no thread could be had for it
+                self._free -= 1
+                return heapq.heappop(self._backlog)[2]
             if self._closed:
+                self._serving -= 1
                 return None
             self._idle.append(place)
         if not place.wake.acquire(timeout=self._idle_seconds):
             with self._lock:
                 if place in self._idle:
                     self._idle.remove(place)
+                    self._serving -= 1
                     return None
             place.wake.acquire()  # a job came in the moment in which we gave up waiting
         job, place.job = place.job, None
+        if job is None:
+            with self._lock:
+                self._serving -= 1
         return job
 
     def _pass_permit_on(self) -> None:
