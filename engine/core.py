@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Literal
@@ -29,8 +31,8 @@ from .processes.visit import Host, Visit
 from .runner import Runner
 from .states import TERMINAL_STATES, ProcessState
 from .store.location import StoreLocation
-from .store.records import ProcessRecord, StateChange
-from .store.store_thread import StoreThread
+from .store.records import PARKS, LogEntry, ProcessRecord, StateChange
+from .store.store_thread import Failure, StoreThread
 from .terminations import Terminations
 from .values import Codec, DiskObjects, Reference
 
@@ -289,8 +291,15 @@ class Core:
     def park(self, pid: int, reason: str) -> None:
         """Leave a process alone that this engine cannot run, and tell whoever waits for it."""
         LOGGER.warning('process %d is parked: %s', pid, reason)
+        self.tell_parked(pid, reason)
         self.claims.park(pid, reason)
         self.terminations.fail(pid, ProcessParked(f'process {pid} is parked: {reason}'))
+
+    def tell_parked(self, pid: int, reason: str) -> None:
+        """Say in the log stream of a process why this engine leaves it alone, for those who look without an engine."""
+        entry = LogEntry(pid, time.time(), logging.WARNING, PARKS, reason)
+        with contextlib.suppress(EngineStopped):
+            self.store.post(lambda transaction: transaction.log_once(entry), _told)
 
     def why_parked(self, pid: int) -> str | None:
         """Why this engine does not go on with a process, if it does not."""
@@ -307,6 +316,11 @@ class Core:
             self.claims.look(ends=True)
         else:
             self.claims.look_if_due()
+
+
+def _told(answer: object) -> None:
+    if isinstance(answer, Failure):
+        LOGGER.debug('the reason of a parking could not be kept: %s', answer.error)
 
 
 def _in_time(over: Future[None], deadline: float) -> bool:

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from ..errors import CorruptValue, TreadleError
-from ..launch import compose
+from ..launch import code_of, compose
 from ..store.control import write_once
 from ..store.location import StoreLocation, locate
 from ..store.records import Held, ProcessRecord, Unit
@@ -113,10 +113,12 @@ def _enqueue(location: StoreLocation, target: Any, inputs: dict[str, Any]) -> in
     codec = Codec(objects=DiskObjects(location.objects))
     # The inputs are encoded, and files written, before the lock is taken.
     record = compose(target, inputs, codec=codec, pid=0, origin=_NO_ENGINE)
-    return write_once(location, lambda transaction: _insert(transaction, record))
+    code = code_of(target)
+    return write_once(location, lambda transaction: _insert(transaction, record, code))
 
 
-def _insert(transaction: Transaction, record: ProcessRecord) -> int:
+def _insert(transaction: Transaction, record: ProcessRecord, code: dict[str, str]) -> int:
+    transaction.keep_code(code)
     pid = transaction.reserve_pids(1) - 1
     (verdict,) = transaction.apply([Unit(create=(msgspec.structs.replace(record, pid=pid),))])
     attached = verdict.attached if isinstance(verdict, Held) else None

@@ -35,6 +35,8 @@ def _lines(data: dict[str, Any]) -> Iterator[str]:
     since = ago(datetime.datetime.fromisoformat(data['since']).timestamp())
     yield heading(f'Process {data["pid"]}: {clean(data["process_label"])}, {state}; last written {since}')
     yield f'  {clean(data["because"])}'
+    parked = (data['parked'] or '').splitlines()
+    yield from (f'    {clean(line)}' for line in parked[1:])
     for title, name in (('Last log', 'last_log'), ('Last problem', 'last_problem')):
         entry = data[name]
         if entry is not None and (name == 'last_log' or entry != data['last_log']):

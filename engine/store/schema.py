@@ -37,6 +37,7 @@ __all__ = [
     'RUNNABLE',
     'TIMED',
     'awaiting',
+    'code',
     'counter',
     'engine',
     'log',
@@ -121,6 +122,8 @@ process = Table(
     Column('wake_at', _Real),
     Column('created_at', _Real, nullable=False),
     Column('changed_at', _Real, nullable=False),
+    # Digest of what its class declared when it began; see ``code``.
+    Column('code', Text),
     UniqueConstraint('parent', 'call_visit', 'call_number', name='uq_process_call'),
     _partial('process_runnable', 'nesting DESC', 'pid', where=RUNNABLE),
     _partial('process_owner', 'owner', where=OWNED),
@@ -166,6 +169,15 @@ engine = Table(
     Column('ended', Text),
     # An engine's id is never used again, not even after its row was deleted.
     sqlite_autoincrement=True,
+)
+
+# What code said, by its digest, to show the difference when it has changed: the declarations that ``process.code``
+# names, and the sources of scripts' classes that ``process.class_hash`` does.
+code = Table(
+    'code',
+    metadata,
+    Column('digest', Text, primary_key=True),
+    Column('text', Text, nullable=False),
 )
 
 counter = Table(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -433,6 +433,18 @@ class Transaction:
         )
         if take_again:
             self.claim([fence.pid])
+
+    # -- what is told to people --------------------------------------------------------------------------
+
+    def keep_code(self, texts: Mapping[str, str]) -> None:
+        """Keep what code says under its digest, unless it is there."""
+        self._cursor.executemany(
+            self._sql.insert_code, [{'digest': digest, 'text': text} for digest, text in texts.items()]
+        )
+
+    def log_once(self, entry: LogEntry) -> None:
+        """Add to a log stream, unless the same was said since the process last moved on."""
+        self._cursor.execute(self._sql.insert_log_once, msgspec.structs.asdict(entry))
 
     # -- engines and pids --------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from ..sqlite import open_database, require_writable, translate_error, use_write
 __all__ = ['APPLICATION_ID', 'HEAD', 'check_schema', 'ensure_schema', 'read_revision', 'too_new']
 
 #: The newest revision. A test keeps it equal to Alembic's head.
-HEAD: Final = '0001'
+HEAD: Final = '0002'
 #: What SQLite keeps in the file's header as ``application_id`` ('trdl'): tells our files from others'.
 APPLICATION_ID: Final = 0x7472646C
 
