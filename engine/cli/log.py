@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -10,14 +12,15 @@ import click
 from ..states import TERMINAL_STATES
 from ..store.changes import Changes
 from ..store.records import LogEntry
+from .completion import PID
 from .options import OpenStore, json_option, open_store, store_option
 from .output import clean, iso, local_time, write_json
 
 __all__ = ['log']
 
 
-@click.command()
-@click.argument('pid', type=int)
+@click.command(short_help='Print what a process has logged and reported.')
+@click.argument('pid', type=PID)
 @click.option('--follow', '-f', is_flag=True, help='Go on until the process has ended.')
 @json_option
 @store_option
@@ -26,12 +29,10 @@ def log(pid: int, follow: bool, as_json: bool, store: str | None) -> None:
 
     What a step has logged is there once the step is committed.
     """
-    if follow and as_json:
-        raise click.UsageError('--follow writes lines as they come; leave out --json')
     with open_store(store) as opened:
         opened.reader.process(pid)  # says so when there is none
         if follow:
-            _follow(opened, pid)
+            _follow(opened, pid, _as_line if as_json else _as_text)
             return
         entries = opened.reader.log(pid)
     if as_json:
@@ -43,14 +44,14 @@ def log(pid: int, follow: bool, as_json: bool, store: str | None) -> None:
         click.echo(f'process {pid} has logged nothing', err=True)
 
 
-def _follow(store: OpenStore, pid: int) -> None:
+def _follow(store: OpenStore, pid: int, form: Callable[[LogEntry], str]) -> None:
     last = 0
     with Changes(store.location) as changes:
         while True:
             # The state first: what was logged by the end of the process is there when it has ended.
             ended = store.reader.process(pid).state in TERMINAL_STATES
             for number, entry in store.reader.log_after(pid, last):
-                click.echo(_as_text(entry))
+                click.echo(form(entry))
                 last = number
             if ended:
                 return
@@ -66,6 +67,10 @@ def _as_data(entry: LogEntry) -> dict[str, Any]:
         'logger': entry.logger,
         'message': entry.message,
     }
+
+
+def _as_line(entry: LogEntry) -> str:
+    return json.dumps(_as_data(entry))
 
 
 def _as_text(entry: LogEntry) -> str:

@@ -18,6 +18,7 @@ from ..store.records import Held, ProcessRecord, Unit
 from ..store.transaction import Transaction
 from ..values import Codec, DiskObjects, describe_exception
 from ..why import WORKER
+from .completion import TARGET
 from .display import as_data, describe_values
 from .options import json_option, store_option
 from .output import clean, write_json
@@ -31,11 +32,11 @@ _NO_ENGINE: Final = 0
 #: Seconds between two looks whether the worker's engine is well.
 _LOOK: Final = 1.0
 
-_target = click.argument('target', metavar='MODULE:NAME')
+_target = click.argument('target', metavar='MODULE:NAME', type=TARGET)
 _words = click.argument('words', metavar='[KEY=VALUE]...', nargs=-1)
 
 
-@click.command()
+@click.command(short_help='Run a process class or function to its end, here.')
 @_target
 @_words
 @json_option
@@ -92,7 +93,7 @@ def _ending(record: ProcessRecord) -> str:
     return f'{record.state}{status}{f": {clean(record.exit_message)}" if record.exit_message else ""}'
 
 
-@click.command()
+@click.command(short_help='Put a process into the store, for a worker to run.')
 @_target
 @_words
 @store_option
@@ -125,7 +126,7 @@ def _insert(transaction: Transaction, record: ProcessRecord, code: dict[str, str
     return pid if attached is None else attached.pid
 
 
-@click.command()
+@click.command(short_help='Run whatever is in the store, until SIGTERM or Ctrl-C.')
 @click.option('--workers', metavar='N', type=click.IntRange(min=1), default=2, show_default=True,
               help='Threads with a loop that drive processes.')  # fmt: skip
 @click.option('--steps', metavar='N', type=click.IntRange(min=1),

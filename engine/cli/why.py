@@ -9,14 +9,15 @@ from typing import Any
 import click
 
 from ..why import explain
+from .completion import PID
 from .options import json_option, open_store, store_option
 from .output import ago, clean, heading, write_json
 
 __all__ = ['why']
 
 
-@click.command()
-@click.argument('pid', type=int)
+@click.command(short_help='Say why a process is where it is.')
+@click.argument('pid', type=PID)
 @json_option
 @store_option
 def why(pid: int, as_json: bool, store: str | None) -> None:
