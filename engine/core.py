@@ -21,7 +21,7 @@ from .aborts import Aborts
 from .calls import remaining
 from .claims import Claims
 from .dispatcher import Dispatcher
-from .errors import EngineStopped, ProcessParked, StepAborted
+from .errors import EngineStopped, ProcessParked, StepAborted, StoreUnavailable
 from .exit_code import ExitCode
 from .faults import Faults
 from .membership import Membership
@@ -103,8 +103,13 @@ class Core:
         try:
             self._build()
             self._group.start(timeout)
-        except BaseException:
+        except BaseException as error:
             self._is_down()
+            if isinstance(error, TimeoutError):
+                raise StoreUnavailable(
+                    f'the store {self.location.path} did not take a write within {timeout:g} s; end whatever holds a '
+                    f'long transaction on it (an open database browser, a backup), and try again'
+                ) from error
             raise
 
     def begin(self) -> None:
@@ -312,6 +317,8 @@ class Core:
 
     def _tick(self) -> None:
         self.membership.beat()
+        if self.state in ('starting', 'stopped'):  # or the start has failed, and the store still writes
+            return
         if self._database.changed_elsewhere():
             self.claims.look(ends=True)
         else:

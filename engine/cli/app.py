@@ -10,6 +10,7 @@ from typing import Final, NoReturn
 import click
 from click.shell_completion import shell_complete
 
+from ...threads import ThreadsError
 from ..errors import TreadleError
 from .control import kill, pause, play, wait
 from .log import log
@@ -85,7 +86,7 @@ def _run() -> int:
     except click.ClickException as error:
         _explain(error)
         return error.exit_code
-    except TreadleError as error:
+    except (TreadleError, ThreadsError) as error:
         return _fail(str(error))
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
@@ -94,7 +95,9 @@ def _run() -> int:
         _discard_output()
     except OSError as error:
         _discard_output()
-        return _fail(f'the output cannot be written ({error.strerror or error}); look at where it goes')
+        if error.filename is not None or error.strerror is None:
+            return _fail(str(error) or type(error).__name__)
+        return _fail(f'the output cannot be written ({error.strerror}); look at where it goes')
     return 0
 
 

@@ -82,7 +82,7 @@ def ps(
 
     write_table(rows, alive)
     if more:
-        click.echo(f'only the {limit} newest are shown; --limit 0 shows all', err=True)
+        click.echo(f'cut after the newest {limit}; --limit 0 shows all', err=True)
 
 
 def living_owners(store: OpenStore, rows: list[ProcessSummary]) -> dict[int, bool | None]:

@@ -270,6 +270,22 @@ def test_an_empty_file_becomes_a_store(location: StoreLocation) -> None:
     assert 'process' in objects(location.path)
 
 
+def test_no_database_is_made_beside_the_log_of_one_that_was_moved_away(location: StoreLocation) -> None:
+    ensure_schema(location)
+    log = location.path.with_name(f'{location.path.name}-wal')
+    away = location.path.with_name('away.db')
+    with contextlib.closing(connect_writer(location)) as connection:
+        connection.execute("UPDATE counter SET next = 5 WHERE name = 'pid'")
+        location.path.rename(away)
+        for attempt in (ensure_schema, connect_reader):
+            with pytest.raises(StoreUnavailable, match=r'moved away or deleted .* Put it back; .* remove the log'):
+                attempt(location)
+        assert log.stat().st_size > 0 and not location.path.exists()
+        away.rename(location.path)
+    with contextlib.closing(connect_reader(location)) as reader:
+        assert reader.execute('SELECT next FROM counter').fetchall() == [(5,)]
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     location = parse_url(f'sqlite:///{tmp_path}/not/there.db')
     with pytest.raises(StoreUnavailable, match=r'/not of the store .*does not exist; make it'):
