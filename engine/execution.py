@@ -36,6 +36,7 @@ from .processes.machine import (
     StepParked,
     StopRequested,
     StoreFailed,
+    Unreadable,
     handle,
 )
 from .processes.machine import StepAborted as StepWasAborted
@@ -99,6 +100,9 @@ class Execution:
     async def _carry_out(self, command: Command) -> Event | None:
         match command:
             case Command.TAKE_STEP:
+                return await self._take_step()
+            case Command.TAKE_STEP_AGAIN:
+                await self._pause()
                 return await self._take_step()
             case Command.COMMIT_AGAIN:
                 return await self._commit_again()
@@ -243,9 +247,9 @@ class Execution:
 
     def _cannot_load(self, error: BaseException) -> None:
         pid = self._record.pid
-        if isinstance(error, StoreError):  # no verdict on it: it is given back, and claimed again later
-            LOGGER.warning('process %d cannot be loaded now: %s', pid, error)
-            self._answer(StepWasAborted())
+        if isinstance(error, StoreError):  # such as a disk that is gone for a while
+            LOGGER.error('process %d cannot be loaded now, it is tried again: %s', pid, error)
+            self._answer(Unreadable())
             return
         if not isinstance(error, (TreadleError, TypeError)):
             LOGGER.warning('process %d cannot be loaded', pid, exc_info=error)

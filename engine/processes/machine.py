@@ -99,12 +99,26 @@ class StoreFailed:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Unreadable:
+    """What is stored of the process could not be read, so its step has not begun; that may pass."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class StopRequested:
     """The engine wants to stop."""
 
 
 Event: TypeAlias = (
-    Claimed | StepEnded | StepAborted | PausedBefore | StepParked | Committed | Refused | StoreFailed | StopRequested
+    Claimed
+    | StepEnded
+    | StepAborted
+    | PausedBefore
+    | StepParked
+    | Committed
+    | Refused
+    | StoreFailed
+    | Unreadable
+    | StopRequested
 )
 
 
@@ -115,6 +129,7 @@ class Command(enum.Enum):
     """What the runner must do, in this order."""
 
     TAKE_STEP = 'take the next step'
+    TAKE_STEP_AGAIN = 'take the next step, after a pause'
     COMMIT = 'commit the unit of the step that ended'
     COMMIT_AGAIN = 'commit the same unit again, after a pause'
     END_AGAIN = 'put the results of the step into a unit again, after a pause'
@@ -149,6 +164,10 @@ def handle(life: Life, event: Event) -> tuple[Life, tuple[Command, ...]]:
         if life.stopping:
             return _leave(life, Command.DISCARD, Command.RELEASE)
         return life, (Command.END_AGAIN,)
+    if isinstance(event, Unreadable) and phase is Phase.STEPPING:
+        if life.stopping:
+            return _leave(life, Command.RELEASE)
+        return life, (Command.TAKE_STEP_AGAIN,)
     if isinstance(event, Refused) and phase is Phase.COMMITTING:
         return _leave(life, Command.DISCARD)
     if isinstance(event, StepAborted) and phase is Phase.STEPPING:
