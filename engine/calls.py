@@ -26,7 +26,7 @@ from .errors import (
     StoreError,
 )
 from .faults import FaultPoint
-from .launch import compose, resolve
+from .launch import code_of, compose, resolve
 from .node import ProcessNode
 from .parts import RETRY_FIRST, RETRY_MOST, EngineParts
 from .pids import PidBlocks
@@ -57,6 +57,7 @@ class Calls:
         self._parts = parts
         self._host = host
         self._pids = pids
+        self._kept_code: set[tuple[str | None, str | None]] = set()
         #: Whether a second Ctrl-C came while the first one was being dealt with.
         self.in_haste = False
 
@@ -71,7 +72,7 @@ class Calls:
         else:
             call, origin = (visit.pid, visit.number, number), visit.origin
             nesting = visit.nesting + 1 if blocking else visit.nesting
-        return self.patiently(
+        record = self.patiently(
             visit,
             lambda: compose(
                 target,
@@ -83,6 +84,21 @@ class Calls:
                 call=call,
             ),
         )
+        if (record.code, record.class_hash) not in self._kept_code:
+            self._keep_code((record.code, record.class_hash), target)
+        return record
+
+    def _keep_code(self, digests: tuple[str | None, str | None], target: Any) -> None:
+        """Once for each class; posted before the process is, so that it is there as soon as the process is."""
+        texts = code_of(target)
+        self._kept_code.add(digests)
+
+        def written(answer: Any) -> None:
+            if isinstance(answer, Failure):  # it only serves to show a difference; the next process tries again
+                self._kept_code.discard(digests)
+
+        with contextlib.suppress(EngineStopped):  # as the process itself will be told
+            self._parts.store.post(lambda transaction: transaction.keep_code(texts), written)
 
     def submit_child(
         self, visit: Visit, target: Any, inputs: Mapping[str, Any] | None, kwargs: Mapping[str, Any]

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from ..threads import LoopClosed, StartFailed
 from .errors import EngineStopped, ProcessParked, StoreError
 from .faults import FaultPoint
-from .processes.identity import ClassMissing, find, is_known
+from .loading import why_missing
+from .processes.identity import is_known
 from .states import TERMINAL_STATES, ProcessState
 from .store.records import ProcessRecord
 
@@ -178,7 +179,7 @@ class Claims:
         reader, dispatcher = self._parts.source.reader, self._parts.dispatcher
         if self._script is not None:
             self._add_origins(reader.ended_engines_of(self._script))
-        why_missing = functools.cache(_why_missing)  # an import that fails may take long: once in a search is enough
+        why = functools.cache(why_missing)  # an import that fails may take long: once in a search is enough
         missing: set[int] = set()
         passed_over = 0
         while dispatcher.room > 0:
@@ -189,7 +190,7 @@ class Claims:
             for pid, name, digest, origin in page:
                 if not self._is_its_own(pid, origin):
                     continue
-                reason = why_missing(name, digest)
+                reason = why(name, digest, reader)
                 if reason is None:
                     wanted.append(pid)
                 else:
@@ -214,13 +215,8 @@ class Claims:
         if self._missing.get(pid) != reason:
             self._missing[pid] = reason
             LOGGER.warning('process %d waits for its class: %s', pid, reason)
+            if origin in self._origins:
+                self._parts.tell_parked(pid, reason)
         if origin in self._origins:  # another engine may know the class of what is another's
             self._parts.terminations.fail(pid, ProcessParked(f'process {pid} is parked: {reason}'))
 
-
-def _why_missing(class_name: str, class_hash: str | None) -> str | None:
-    try:
-        find(class_name, class_hash)
-    except ClassMissing as error:
-        return str(error)
-    return None

@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Literal
@@ -20,7 +22,7 @@ from .calls import remaining
 from .claims import Claims
 from .config import Diagnostics
 from .dispatcher import Dispatcher
-from .errors import EngineStopped, ProcessParked, StepAborted
+from .errors import EngineStopped, ProcessParked, StepAborted, StoreUnavailable
 from .exit_code import ExitCode
 from .faults import FaultPoint, Faults
 from .membership import Membership
@@ -30,8 +32,8 @@ from .processes.visit import Host, Visit
 from .runner import Runner
 from .states import TERMINAL_STATES, ProcessState
 from .store.location import StoreLocation
-from .store.records import EngineRecord, ProcessRecord, StateChange
-from .store.store_thread import StoreThread
+from .store.records import PARKS, EngineRecord, LogEntry, ProcessRecord, StateChange
+from .store.store_thread import Failure, StoreThread
 from .terminations import Terminations
 from .values import Codec, DiskObjects, Reference
 
@@ -113,9 +115,14 @@ class Core:
         try:
             self._build()
             self._group.start(timeout)
-        except BaseException:
+        except BaseException as error:
             self._logging.release()
             self._is_down()
+            if isinstance(error, TimeoutError):
+                raise StoreUnavailable(
+                    f'the store {self.location.path} did not take a write within {timeout:g} s; end whatever holds a '
+                    f'long transaction on it (an open database browser, a backup), and try again'
+                ) from error
             raise
 
     def begin(self) -> None:
@@ -340,8 +347,15 @@ class Core:
     def park(self, pid: int, reason: str) -> None:
         """Leave a process alone that this engine cannot run, and tell whoever waits for it."""
         LOGGER.warning('process %d is parked: %s', pid, reason)
+        self.tell_parked(pid, reason)
         self.claims.park(pid, reason)
         self.terminations.fail(pid, ProcessParked(f'process {pid} is parked: {reason}'))
+
+    def tell_parked(self, pid: int, reason: str) -> None:
+        """Say in the log stream of a process why this engine leaves it alone, for those who look without an engine."""
+        entry = LogEntry(pid, time.time(), logging.WARNING, PARKS, reason)
+        with contextlib.suppress(EngineStopped):
+            self.store.post(lambda transaction: transaction.log_once(entry), _told)
 
     def why_parked(self, pid: int) -> str | None:
         """Why this engine does not go on with a process, if it does not."""
@@ -354,11 +368,18 @@ class Core:
 
     def _tick(self) -> None:
         self.membership.beat()
+        if self.state in ('starting', 'stopped'):  # or the start has failed, and the store still writes
+            return
         if self._database.changed_elsewhere():
             self.claims.look(ends=True)
         if self.membership.is_to_watch():
             self.claims.watch()
         self.claims.look_if_due()
+
+
+def _told(answer: object) -> None:
+    if isinstance(answer, Failure):
+        LOGGER.debug('the reason of a parking could not be kept: %s', answer.error)
 
 
 def _in_time(over: Future[None], deadline: float) -> bool:

@@ -393,21 +393,19 @@ class Engine:
         """Why a process is where it is, as plain data; ``because`` says it in sentences.
 
         Beside what ``treadle why PID --json`` prints, which ``docs/command.rst`` describes: ``executing``, whether a
-        step of it executes in this engine now, and ``parked``, why this engine leaves it alone, or ``None``.
+        step of it executes in this engine now.
 
         :raises ProcessNotFound: there is no such process.
         """
         self._running()
         number = pid.pid if isinstance(pid, ProcessNode) else pid
         core = self.core
-        reasons = explain(core.source.reader, core.location, number)
-        executing = any(visit.pid == number for visit in core.dispatcher.visits())
         parked = core.claims.parked.get(number)
+        reasons = explain(core.source.reader, core.location, number, parked=parked)
+        executing = any(visit.pid == number for visit in core.dispatcher.visits())
         if executing and reasons['state'] == ProcessState.KILLED:
             reasons['because'] += ' One does so now.'
-        if parked is not None:
-            reasons['because'] += f' Engine {self.name!r} leaves it alone: {parked}'
-        return {**reasons, 'executing': executing, 'parked': parked}
+        return {**reasons, 'executing': executing}
 
     # -- control -----------------------------------------------------------------------------------------------
 

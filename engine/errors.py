@@ -86,5 +86,16 @@ class ReplayMismatch(StepAborted):
     """A replayed step made another call than the one that is on record; the process is parked."""
 
 
+class CodeChanged(TreadleError):
+    """The class of a stored process no longer fits what the process began with.
+
+    :ivar step: the step or condition before which it stands, where that counts.
+    """
+
+    def __init__(self, message: str, step: str = '') -> None:
+        super().__init__(message)
+        self.step = step
+
+
 class ProcessParked(TreadleError):
     """This engine cannot go on with the process and leaves it as it is; the message says why."""

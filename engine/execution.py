@@ -19,12 +19,10 @@ from typing import Any
 import msgspec
 
 from ..threads import Bridge, Forked, LoopClosed, StartFailed, wait_on_loop
-from .errors import EngineStopped, ReplayMismatch, StoreError, TreadleError
+from .errors import EngineStopped, ProcessParked, ReplayMismatch, StoreError, TreadleError
 from .faults import FaultPoint
-from .node import ProcessNode
+from .loading import load, why_not_loaded
 from .parts import RETRY_FIRST, RETRY_MOST, EngineParts, keep_log_of_killed
-from .processes.functions import process_class_of
-from .processes.identity import find
 from .processes.machine import (
     Claimed,
     Command,
@@ -39,12 +37,12 @@ from .processes.machine import (
     StepParked,
     StopRequested,
     StoreFailed,
+    Unreadable,
     handle,
 )
 from .processes.machine import StepAborted as StepWasAborted
 from .processes.process import Process, StepResult
 from .processes.visit import Host, Visit, entered
-from .processes.workchain import OutlineChanged
 from .states import ProcessState
 from .store.records import Advance, Fence, Held, ProcessRecord, Unit, storable
 from .store.store_thread import Failure
@@ -103,6 +101,9 @@ class Execution:
     async def _carry_out(self, command: Command) -> Event | None:
         match command:
             case Command.TAKE_STEP:
+                return await self._take_step()
+            case Command.TAKE_STEP_AGAIN:
+                await self._pause()
                 return await self._take_step()
             case Command.COMMIT_AGAIN:
                 return await self._commit_again()
@@ -259,25 +260,19 @@ class Execution:
         return True
 
     def _load(self) -> Process:
-        record = self._record
-        process_class = process_class_of(find(record.class_name, record.class_hash))
-        codec = self._parts.source.codec
-        process = process_class(
-            node=ProcessNode(record.pid, self._parts.source, record),
-            inputs=codec.decode(record.inputs),
-            outputs={} if self._outputs is None else codec.decode(self._outputs),
-        )
-        if self._checkpoint is not None:
-            process._restore(codec.decode(self._checkpoint))
+        process = load(self._record, self._parts.source, outputs=self._outputs, checkpoint=self._checkpoint)
         self._is_stale = False
         return process
 
     def _cannot_load(self, error: BaseException) -> None:
-        if isinstance(error, (TreadleError, OutlineChanged, TypeError)):
-            self._park(f'{type(error).__name__}: {error}')
+        pid = self._record.pid
+        if isinstance(error, StoreError):  # such as a disk that is gone for a while
+            LOGGER.error('process %d cannot be loaded now, it is tried again: %s', pid, error)
+            self._answer(Unreadable())
             return
-        LOGGER.exception('process %d cannot be loaded', self._record.pid, exc_info=error)
-        self._park(f'loading it raised {type(error).__name__}: {error}')
+        if not isinstance(error, (TreadleError, TypeError)):
+            LOGGER.warning('process %d cannot be loaded', pid, exc_info=error)
+        self._park(why_not_loaded(error, self._record, self._parts.source.reader))
 
     def _park(self, reason: str) -> None:
         self._parked_because = reason
@@ -344,7 +339,7 @@ class Execution:
 
     def _failed(self, error: BaseException) -> None:
         self._leave_step()
-        if isinstance(error, ReplayMismatch):
+        if isinstance(error, (ReplayMismatch, ProcessParked)):  # a parked child's fate is still open, and so is its own
             self._end_visit()
             self._park(str(error))
             return

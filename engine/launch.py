@@ -14,13 +14,13 @@ from .errors import ValidationError
 from .processes.attributes import plain
 from .processes.builder import ProcessBuilder, ProcessBuilderNamespace
 from .processes.functions import process_class_of
-from .processes.identity import identify
+from .processes.identity import identify, source_of
 from .processes.metadata import METADATA_NAMES
 from .states import ProcessState
 from .store.records import ProcessRecord, storable
 from .values import Codec
 
-__all__ = ['compose', 'resolve']
+__all__ = ['code_of', 'compose', 'resolve']
 
 
 def resolve(
@@ -82,7 +82,8 @@ def compose(
     process_class = process_class_of(target)
     values = dict(given)
     metadata = _check_metadata(process_class.__name__, values.pop('metadata', None))
-    inputs = process_class.spec().complete_inputs({name: plain(value) for name, value in values.items()})
+    spec = process_class.spec()
+    inputs = spec.complete_inputs({name: plain(value) for name, value in values.items()})
     encoded = codec.encode(inputs, 'inputs')  # first of all, for what it raises names the input
     class_name, class_hash = identify(target)
     key = metadata.get('key')
@@ -120,7 +121,19 @@ def compose(
         wake_at=None,
         created_at=now,
         changed_at=now,
+        code=spec.digest,
     )
+
+
+def code_of(target: Any) -> dict[str, str]:
+    """What the store keeps of a process's code, by digest: its declaration and, of a script's class, the source."""
+    spec = process_class_of(target).spec()
+    texts = {spec.digest: spec.declaration}
+    _, class_hash = identify(target)
+    source = None if class_hash is None else source_of(target)
+    if class_hash is not None and source is not None:
+        texts[class_hash] = source
+    return texts
 
 
 def _check_metadata(label: str, metadata: Any) -> Mapping[str, str]:

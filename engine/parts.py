@@ -43,6 +43,9 @@ class EngineParts(Protocol):
     def park(self, pid: int, reason: str) -> None:
         """Do not claim this process again; tell whoever waits for it."""
 
+    def tell_parked(self, pid: int, reason: str) -> None:
+        """Say in the log stream of a process why this engine leaves it alone, for those who look without an engine."""
+
     def why_parked(self, pid: int) -> str | None:
         """Why this engine does not go on with a process, if it does not."""
 

@@ -22,12 +22,14 @@ from .values import describe_exception
 __all__ = ['explain']
 
 
-def explain(reader: Reader, location: StoreLocation, pid: int) -> dict[str, Any]:
+def explain(reader: Reader, location: StoreLocation, pid: int, *, parked: str | None = None) -> dict[str, Any]:
     """What keeps process ``pid`` where it is.
 
+    :param parked: why the engine that asks leaves it alone, if it does.
     :raises ProcessNotFound: there is none.
     """
     record = reader.process(pid)
+    parked = parked or _parked(reader, record)
     ended = record.state in TERMINAL_STATES
     owner = None if record.owner is None else reader.engine(record.owner)
     return {
@@ -46,10 +48,11 @@ def explain(reader: Reader, location: StoreLocation, pid: int) -> dict[str, Any]
         'owner': None if owner is None else _engine(location, owner),
         'awaits': [_process(each) for each in _awaited(reader, record)],
         'claimable_by': None if ended or owner is not None else _claimable_by(reader, location, record),
+        'parked': parked,
         'missing_file': None if ended else _missing_file(record.class_name),
         'last_log': _log(reader.last_log(pid)),
         'last_problem': _log(reader.last_log(pid, level=logging.WARNING)),
-        'because': ' '.join(_because(reader, location, record, owner)),
+        'because': ' '.join(_because(reader, location, record, owner, parked)),
     }
 
 
@@ -67,7 +70,7 @@ def _awaited(reader: Reader, record: ProcessRecord) -> list[ProcessRecord]:
 
 
 def _because(
-    reader: Reader, location: StoreLocation, record: ProcessRecord, owner: EngineRecord | None
+    reader: Reader, location: StoreLocation, record: ProcessRecord, owner: EngineRecord | None, parked: str | None
 ) -> Iterator[str]:
     """The same in sentences."""
     if record.state in TERMINAL_STATES:
@@ -87,13 +90,15 @@ def _because(
             )
         else:
             yield f'{whose}{" runs" if alive else ", of which it cannot be told whether it lives, runs"} {step}.'
+    if parked is not None:
+        yield f'It is parked: {parked.splitlines()[0]}. An engine that starts later looks at it again.'
     awaited = _awaited(reader, record)
     if awaited:
         listed = ', '.join(f'{each.pid} ({each.process_label}, {_state(each)})' for each in awaited[:10])
         more = f' and {len(awaited) - 10} more' if len(awaited) > 10 else ''
         doing = 'It waits for' if record.state == ProcessState.WAITING else 'This step has called'
         yield f'{doing} {listed}{more}.'
-    if owner is None and not record.paused and record.state != ProcessState.WAITING:
+    if owner is None and not record.paused and record.state != ProcessState.WAITING and parked is None:
         yield _unclaimed_sentence(reader, location, record)
 
 
@@ -171,6 +176,14 @@ def _paused_by(reader: Reader, record: ProcessRecord) -> dict[str, Any] | None:
         'message': None if said is None else said.message,
         'at': None if said is None else _iso(said.at),
     }
+
+
+def _parked(reader: Reader, record: ProcessRecord) -> str | None:
+    """What the last engine that had it said why it leaves it alone, if it has not gone on since."""
+    if record.state in TERMINAL_STATES or record.owner is not None:
+        return None
+    said = reader.last_park(record.pid)
+    return None if said is None or said.at < record.changed_at else said.message
 
 
 def _state(record: ProcessRecord) -> str:

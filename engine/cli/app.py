@@ -10,9 +10,11 @@ from typing import Final, NoReturn
 import click
 from click.shell_completion import shell_complete
 
+from ...threads import ThreadsError
 from ..errors import TreadleError
 from .control import kill, pause, play, wait
 from .log import log
+from .output import clean
 from .ps import ps
 from .show import show
 from .start import run, submit, worker
@@ -31,7 +33,17 @@ INTERRUPTED: Final = 130
 COMPLETE: Final = '_TREADLE_COMPLETE'
 
 
-@click.group(context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100})
+class _Sections(click.Group):
+    """A group whose help lists the commands in their order, by what they are for."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections."""
+        for title, members in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(each.name or '', each.get_short_help_str(100)) for each in members])
+
+
+@click.group(cls=_Sections, context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100})
 @click.version_option(package_name='treadle', prog_name='treadle', message='%(prog)s %(version)s')
 def treadle() -> None:
     """Look at durable processes and control them: what runs, what came out, what was logged.
@@ -40,8 +52,14 @@ def treadle() -> None:
     """
 
 
-for command in (ps, show, tree, why, log, status, watch, wait, kill, pause, play, run, submit, worker):
-    treadle.add_command(command)
+SECTIONS: Final = {
+    'Look': (ps, show, tree, why, log, status, watch),
+    'Control': (kill, pause, play, wait),
+    'Run': (run, submit, worker),
+}
+for commands in SECTIONS.values():
+    for command in commands:
+        treadle.add_command(command)
 
 
 def main() -> NoReturn:
@@ -66,10 +84,9 @@ def _run() -> int:
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.ClickException as error:
-        with contextlib.suppress(OSError):  # nobody listens on stderr either; the exit code tells
-            error.show()
+        _explain(error)
         return error.exit_code
-    except TreadleError as error:
+    except (TreadleError, ThreadsError) as error:
         return _fail(str(error))
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
@@ -78,13 +95,28 @@ def _run() -> int:
         _discard_output()
     except OSError as error:
         _discard_output()
-        return _fail(f'the output cannot be written ({error.strerror or error}); look at where it goes')
+        if error.filename is not None or error.strerror is None:
+            return _fail(str(error) or type(error).__name__)
+        return _fail(f'the output cannot be written ({error.strerror}); look at where it goes')
     return 0
 
 
+def _explain(error: click.ClickException) -> None:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        with contextlib.suppress(OSError):
+            error.show()
+        return
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        hint = f'`{error.ctx.command_path} --help` says more'
+        with contextlib.suppress(OSError):
+            click.echo(f'{error.ctx.get_usage()}\n{hint}', err=True)
+    _fail(error.format_message())
+
+
 def _fail(message: str) -> int:
-    with contextlib.suppress(OSError):
-        click.echo(f'treadle: {" ".join(message.split())}', err=True)
+    lines = [clean(line.rstrip()) for line in message.splitlines()]
+    with contextlib.suppress(OSError):  # nobody listens on stderr either; the exit code tells
+        click.echo('\n'.join((f'treadle: {lines[0] if lines else ""}', *lines[1:])), err=True)
     return FAILED
 
 

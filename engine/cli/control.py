@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -12,20 +12,26 @@ from ..states import TERMINAL_STATES
 from ..store.changes import Changes
 from ..store.control import write_once
 from ..store.records import ProcessRecord
+from .completion import PAUSED_PID, PLAYING_PID, RUNNING_PID, PidType
 from .options import OpenStore, json_option, open_store, store_option
 from .output import clean, write_json
 
 __all__ = ['kill', 'pause', 'play', 'wait']
 
+F = TypeVar('F', bound=Callable[..., Any])
+
 FAILED: Final = 1
 #: As timeout(1) has it.
 TIMED_OUT: Final = 124
 
-_pids = click.argument('pids', metavar='PID...', type=int, nargs=-1, required=True)
+
+def _pids(kind: PidType) -> Callable[[F], F]:
+    """One or more pids."""
+    return click.argument('pids', metavar='PID...', type=kind, nargs=-1, required=True)
 
 
-@click.command()
-@_pids
+@click.command(short_help='Kill processes with all that they have called.')
+@_pids(RUNNING_PID)
 @click.option('--message', '-m', default='killed from the command line', help='The reason, which is kept.')
 @store_option
 @click.pass_context
@@ -37,14 +43,14 @@ def kill(context: click.Context, pids: tuple[int, ...], message: str, store: str
     with open_store(store) as opened:
         records = _require(opened, pids)
         killed = set(write_once(opened.location, lambda transaction: transaction.kill(pids, message)))
-        for pid in pids:
+        for pid in records:
             if pid in killed:
                 _say(records[pid], f'is killed{_and_below(killed, pids)}')
-        _end(context, [_has_ended(opened, pid) for pid in pids if pid not in killed])
+        _end(context, [_has_ended(opened, pid) for pid in records if pid not in killed])
 
 
-@click.command()
-@_pids
+@click.command(short_help='Pause processes with all that they have called.')
+@_pids(PLAYING_PID)
 @click.option('--message', '-m', help="The reason, for the processes' log streams.")
 @store_option
 @click.pass_context
@@ -61,15 +67,15 @@ def pause(context: click.Context, pids: tuple[int, ...], message: str | None, st
             step = '' if record.owner is None else '; the step that it is in goes on to its end'
             _say(record, f'is paused{step}')
         problems = []
-        for pid in pids:
+        for pid in records:
             if pid not in paused:
                 ended = opened.reader.process(pid).state in TERMINAL_STATES
                 problems.append(_has_ended(opened, pid) if ended else f'{_name(records[pid])} was paused before')
         _end(context, problems)
 
 
-@click.command()
-@_pids
+@click.command(short_help='Let paused processes go on.')
+@_pids(PAUSED_PID)
 @store_option
 @click.pass_context
 def play(context: click.Context, pids: tuple[int, ...], store: str | None) -> None:
@@ -92,8 +98,8 @@ def _playing(pid: int) -> Callable[[Any], list[int]]:
     return lambda transaction: list(transaction.play([pid]))
 
 
-@click.command()
-@_pids
+@click.command(short_help='Wait until processes have ended, and say how.')
+@_pids(RUNNING_PID)
 @click.option('--timeout', metavar='SECONDS', type=click.FloatRange(min=0), help='Wait no longer than this.')
 @json_option
 @store_option

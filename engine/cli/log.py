@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Callable
 from typing import Any, Final
 
 import click
@@ -10,6 +12,7 @@ import click
 from ..states import TERMINAL_STATES
 from ..store.changes import Changes
 from ..store.records import LogEntry
+from .completion import PID
 from .display import ending
 from .logging import read_level
 from .options import OpenStore, json_option, open_store, store_option
@@ -21,8 +24,8 @@ __all__ = ['log']
 _COLOURS: Final = ((logging.ERROR, 'red'), (logging.WARNING, 'yellow'))
 
 
-@click.command()
-@click.argument('pid', type=int)
+@click.command(short_help='Print what a process has logged and reported.')
+@click.argument('pid', type=PID)
 @click.option('--follow', '-f', is_flag=True, help='Go on until the process has ended.')
 @click.option('--level', metavar='LEVEL', callback=read_level, help='Leave out what is below it, such as WARNING.')
 @json_option
@@ -32,12 +35,10 @@ def log(pid: int, follow: bool, level: int, as_json: bool, store: str | None) ->
 
     What a step has logged is there once the step is committed.
     """
-    if follow and as_json:
-        raise click.UsageError('--follow writes lines as they come; leave out --json')
     with open_store(store) as opened:
         opened.reader.process(pid)  # says so when there is none
         if follow:
-            _follow(opened, pid, level)
+            _follow(opened, pid, level, _as_line if as_json else _as_text)
             return
         entries = [entry for entry in opened.reader.log(pid) if entry.level >= level]
     if as_json:
@@ -50,7 +51,7 @@ def log(pid: int, follow: bool, level: int, as_json: bool, store: str | None) ->
         click.echo(f'process {pid} has logged nothing{least}', err=True)
 
 
-def _follow(store: OpenStore, pid: int, level: int) -> None:
+def _follow(store: OpenStore, pid: int, level: int, form: Callable[[LogEntry], str]) -> None:
     last = None
     with Changes(store.location) as changes:
         while True:
@@ -59,7 +60,7 @@ def _follow(store: OpenStore, pid: int, level: int) -> None:
             entries = store.reader.log_after(pid, last or 0)
             for _, entry in entries:
                 if entry.level >= level:
-                    click.echo(_as_text(entry))
+                    click.echo(form(entry))
             if record.state in TERMINAL_STATES:
                 click.echo(f'process {pid} ({clean(record.process_label)}) {ending(record)}', err=True)
                 return
@@ -78,6 +79,10 @@ def _as_data(entry: LogEntry) -> dict[str, Any]:
         'logger': entry.logger,
         'message': entry.message,
     }
+
+
+def _as_line(entry: LogEntry) -> str:
+    return json.dumps(_as_data(entry))
 
 
 def _as_text(entry: LogEntry) -> str:

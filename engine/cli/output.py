@@ -74,4 +74,5 @@ def duration(seconds: float) -> str:
 
 def ago(at: float) -> str:
     """How long ago it was, such as ``3 min ago``."""
-    return f'{duration(max(0.0, time.time() - at))} ago'
+    seconds = time.time() - at
+    return f'{duration(seconds)} ago' if seconds >= 1 else 'now'

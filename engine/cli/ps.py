@@ -9,11 +9,12 @@ import click
 
 from ..states import ProcessState
 from ..store.records import ProcessSummary
+from .completion import PID
 from .engines import is_alive
 from .options import OpenStore, json_option, open_store, store_option
 from .output import iso, write_json
 
-__all__ = ['living_owners', 'ps']
+__all__ = ['living_owners', 'ps', 'summary_data']
 
 #: What has ended longer ago than this, in seconds, is left out unless it is asked for.
 RECENT: Final = 24 * 3600.0
@@ -24,7 +25,7 @@ MANY: Final = 100
 @click.command()
 @click.option('--all', '-a', 'everything', is_flag=True, help='All processes, called ones and old ones too.')
 @click.option('--called', '-c', is_flag=True, help='Also the processes that were called by others.')
-@click.option('--parent', metavar='PID', type=int, help='All that this process has called.')
+@click.option('--parent', metavar='PID', type=PID, help='All that this process has called.')
 @click.option(
     '--state',
     'states',
@@ -71,7 +72,7 @@ def ps(
     more = bool(limit) and len(rows) > limit
     rows = rows[:limit] if limit else rows
     if as_json:
-        write_json([_as_data(row, alive) for row in rows])
+        write_json([summary_data(row, alive) for row in rows])
         return
     if not rows:
         click.echo('no such processes' if chosen else 'no processes now; --all shows old ones', err=True)
@@ -81,7 +82,7 @@ def ps(
 
     write_table(rows, alive)
     if more:
-        click.echo(f'only the {limit} newest are shown; --limit 0 shows all', err=True)
+        click.echo(f'cut after the newest {limit}; --limit 0 shows all', err=True)
 
 
 def living_owners(store: OpenStore, rows: list[ProcessSummary]) -> dict[int, bool | None]:
@@ -91,7 +92,8 @@ def living_owners(store: OpenStore, rows: list[ProcessSummary]) -> dict[int, boo
     return {engine.id: is_alive(store, engine) for engine in engines if engine is not None}
 
 
-def _as_data(row: ProcessSummary, alive: dict[int, bool | None]) -> dict[str, Any]:
+def summary_data(row: ProcessSummary, alive: dict[int, bool | None]) -> dict[str, Any]:
+    """A row as plain data; ``alive`` as :func:`living_owners` has it."""
     return {
         'pid': row.pid,
         'uuid': row.uuid,

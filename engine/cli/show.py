@@ -12,6 +12,7 @@ from ..errors import CorruptValue
 from ..states import TERMINAL_STATES
 from ..store.records import ProcessRecord, ProcessSummary
 from ..values import describe_exception
+from .completion import PID
 from .display import as_data, describe_values
 from .engines import describe_engine, engine_data
 from .options import OpenStore, json_option, open_store, store_option
@@ -25,8 +26,8 @@ MANY: Final = 20
 LONG: Final = 300
 
 
-@click.command()
-@click.argument('pid', type=int)
+@click.command(short_help='Show one process: state, inputs, outputs, calls, traceback.')
+@click.argument('pid', type=PID)
 @click.option('--full', is_flag=True, help='Do not shorten values and lists.')
 @json_option
 @store_option

@@ -10,13 +10,14 @@ import click
 import msgspec
 
 from ..errors import TreadleError
-from ..launch import compose
+from ..launch import code_of, compose
 from ..store.control import write_once
 from ..store.location import StoreLocation, locate
 from ..store.records import Held, ProcessRecord, Unit
 from ..store.transaction import Transaction
 from ..values import Codec, DiskObjects
 from ..why import WORKER
+from .completion import TARGET
 from .display import as_data, describe_values, ending
 from .logging import log_options, logging_of_command
 from .options import json_option, store_option
@@ -31,11 +32,11 @@ _NO_ENGINE: Final = 0
 #: Seconds between two looks whether the worker's engine is well.
 _LOOK: Final = 1.0
 
-_target = click.argument('target', metavar='MODULE:NAME')
+_target = click.argument('target', metavar='MODULE:NAME', type=TARGET)
 _words = click.argument('words', metavar='[KEY=VALUE]...', nargs=-1)
 
 
-@click.command()
+@click.command(short_help='Run a process class or function to its end, here.')
 @_target
 @_words
 @json_option
@@ -90,7 +91,7 @@ def run(
         context.exit(FAILED)
 
 
-@click.command()
+@click.command(short_help='Put a process into the store, for a worker to run.')
 @_target
 @_words
 @store_option
@@ -111,17 +112,19 @@ def _enqueue(location: StoreLocation, target: Any, inputs: dict[str, Any]) -> in
     codec = Codec(objects=DiskObjects(location.objects))
     # The inputs are encoded, and files written, before the lock is taken.
     record = compose(target, inputs, codec=codec, pid=0, origin=_NO_ENGINE)
-    return write_once(location, lambda transaction: _insert(transaction, record))
+    code = code_of(target)
+    return write_once(location, lambda transaction: _insert(transaction, record, code))
 
 
-def _insert(transaction: Transaction, record: ProcessRecord) -> int:
+def _insert(transaction: Transaction, record: ProcessRecord, code: dict[str, str]) -> int:
+    transaction.keep_code(code)
     pid = transaction.reserve_pids(1) - 1
     (verdict,) = transaction.apply([Unit(create=(msgspec.structs.replace(record, pid=pid),))])
     attached = verdict.attached if isinstance(verdict, Held) else None
     return pid if attached is None else attached.pid
 
 
-@click.command()
+@click.command(short_help='Run whatever is in the store, until SIGTERM or Ctrl-C.')
 @click.option('--workers', metavar='N', type=click.IntRange(min=1), default=2, show_default=True,
               help='Threads with a loop that drive processes.')  # fmt: skip
 @click.option('--steps', metavar='N', type=click.IntRange(min=1),

@@ -15,7 +15,7 @@ from .output import clean, heading, write_json
 __all__ = ['status']
 
 
-@click.command()
+@click.command(short_help='Say which engines live on the store, and count its processes.')
 @json_option
 @store_option
 def status(as_json: bool, store: str | None) -> None:

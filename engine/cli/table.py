@@ -15,7 +15,7 @@ from rich.text import Text
 from ..store.records import ProcessSummary
 from .output import ago, clean, uses_colour
 
-__all__ = ['in_families', 'write_table']
+__all__ = ['in_families', 'table_lines', 'write_table']
 
 #: Columns of text that a pipe or a file gets at most; a terminal has a width of its own.
 _UNBOUNDED: Final = 10_000
@@ -30,6 +30,9 @@ _STYLES: Final = {
     'killed': 'yellow',
 }
 _FAILED: Final = 'yellow'
+#: The length of a bar of progress, and its full and its empty parts.
+_BAR: Final = 10
+_BLOCKS: Final = '\N{FULL BLOCK}\N{LIGHT SHADE}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,17 @@ def write_table(rows: Sequence[ProcessSummary], alive: Mapping[int, bool | None]
 
     :param alive: for the engines that own a process, whether they live, as far as that is known.
     """
+    for line in table_lines(rows, alive):
+        sys.stdout.write(f'{line}\n')
+
+
+def table_lines(
+    rows: Sequence[ProcessSummary], alive: Mapping[int, bool | None], *, live: bool = False
+) -> list[str]:
+    """The lines of the table, with their colours.
+
+    :param live: show how far those have come that have called others.
+    """
     arranged = [
         _Row(row, depth, None if row.owner is None else alive.get(row.owner))
         for depth, row in in_families(rows)
@@ -81,7 +95,8 @@ def write_table(rows: Sequence[ProcessSummary], alive: Mapping[int, bool | None]
         width=width, highlight=False, no_color=not uses_colour(), force_terminal=None if uses_colour() else False
     )
     table = Table(box=None, pad_edge=False, header_style='bold')
-    columns = [column for column in _COLUMNS if console.width >= column.room and _has_text(column, arranged)]
+    choice = _LIVE_COLUMNS if live else _COLUMNS
+    columns = [column for column in choice if console.width >= column.room and _has_text(column, arranged)]
     for column in columns:
         table.add_column(
             column.title,
@@ -95,8 +110,7 @@ def write_table(rows: Sequence[ProcessSummary], alive: Mapping[int, bool | None]
     # Written in one piece, and not by rich, which ends the program when a pipe is closed.
     with console.capture() as captured:
         console.print(table)
-    for line in captured.get().splitlines():
-        sys.stdout.write(f'{line.rstrip()}\n')
+    return [line.rstrip() for line in captured.get().splitlines()]
 
 
 def _has_text(column: _Column, rows: Sequence[_Row]) -> bool:
@@ -141,6 +155,16 @@ def _called(row: _Row) -> Text:
     return Text(f'{process.called_ended}/{process.called}' if process.called else '')
 
 
+def _progress(row: _Row) -> Text:
+    process = row.process
+    if not process.called:
+        return Text('')
+    done = _BAR * process.called_ended // process.called
+    full, empty = _BLOCKS if (sys.stdout.encoding or '').lower().startswith('utf') else ('#', '.')
+    bar = Text(full * done, style='green' if done == _BAR else 'cyan')
+    return bar.append(empty * (_BAR - done), style='dim').append(f' {process.called_ended}/{process.called}', style='')
+
+
 def _created(row: _Row) -> Text:
     return Text(ago(row.process.created_at))
 
@@ -158,4 +182,15 @@ _COLUMNS: Final = (
     _Column('CREATED', _created, room=80),
     _Column('CHANGED', _changed, room=50),
     _Column('STEP OR MESSAGE', _step, room=70, whole=False),
+)
+
+#: Of the live table, whose pictures are drawn one over the other.
+_LIVE_COLUMNS: Final = (
+    _Column('PID', _pid, right=True),
+    _Column('PROCESS', _name, whole=False),
+    _Column('LABEL', _label, room=110, whole=False),
+    _Column('STATE', _state),
+    _Column('PROGRESS', _progress, room=50),
+    _Column('CHANGED', _changed, room=70),
+    _Column('STEP OR MESSAGE', _step, room=90, whole=False),
 )

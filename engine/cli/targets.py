@@ -37,21 +37,44 @@ def find_target(name: str) -> Any:
     import_from_here()
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Whatever the module's own code raises is a reason, not our crash.
         raise click.ClickException(
-            f'{module_name} cannot be imported ({type(error).__name__}: {error}); start in its folder, install it, or '
-            f'put its folder on PYTHONPATH'
+            f'{module_name} cannot be imported ({type(error).__name__}: {error}); {_remedy(module_name, error)}'
         ) from error
     try:
         target = functools.reduce(getattr, path.split('.'), module)
     except AttributeError as error:
-        raise click.ClickException(f'module {module_name} has no {path!r}; it lies at {module.__file__}') from error
+        place = getattr(module, '__file__', None) or 'a package without a file'
+        raise click.ClickException(
+            f'module {module_name} has no {path!r}; {_processes_of(module)} (it lies at {place})'
+        ) from error
     try:
         process_class_of(target)
     except TypeError as error:
         raise click.ClickException(f'{name} cannot be run: {error}') from error
     return target
+
+
+def _remedy(module_name: str, error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+        if module_name == error.name or module_name.startswith(f'{error.name}.'):
+            return 'start in its folder, install it, or put its folder on PYTHONPATH'
+        return f'it needs {error.name}, which is not installed here'
+    return 'mend what its own code does when it is imported'
+
+
+def _processes_of(module: Any) -> str:
+    names = [name for name, value in vars(module).items() if _is_process(value, module)]
+    return f'its processes are {", ".join(names)}' if names else 'there is no process in it'
+
+
+def _is_process(value: Any, module: Any) -> bool:
+    try:
+        process_class_of(value)
+    except TypeError:
+        return False
+    return bool(getattr(value, '__module__', None) == module.__name__)
 
 
 def parse_inputs(words: Iterable[str]) -> dict[str, Any]:

@@ -8,14 +8,15 @@ from typing import Any
 import click
 
 from ..store.records import ProcessSummary
+from .completion import PID
 from .options import json_option, open_store, store_option
 from .output import clean, write_json
 
 __all__ = ['tree']
 
 
-@click.command()
-@click.argument('pid', type=int)
+@click.command(short_help='Print a process with all that was called below it.')
+@click.argument('pid', type=PID)
 @json_option
 @store_option
 def tree(pid: int, as_json: bool, store: str | None) -> None:

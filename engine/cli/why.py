@@ -9,14 +9,15 @@ from typing import Any
 import click
 
 from ..why import explain
+from .completion import PID
 from .options import json_option, open_store, store_option
 from .output import ago, clean, heading, write_json
 
 __all__ = ['why']
 
 
-@click.command()
-@click.argument('pid', type=int)
+@click.command(short_help='Say why a process is where it is.')
+@click.argument('pid', type=PID)
 @json_option
 @store_option
 def why(pid: int, as_json: bool, store: str | None) -> None:
@@ -35,6 +36,8 @@ def _lines(data: dict[str, Any]) -> Iterator[str]:
     since = ago(datetime.datetime.fromisoformat(data['since']).timestamp())
     yield heading(f'Process {data["pid"]}: {clean(data["process_label"])}, {state}; last written {since}')
     yield f'  {clean(data["because"])}'
+    parked = (data['parked'] or '').splitlines()
+    yield from (f'    {clean(line)}' for line in parked[1:])
     for title, name in (('Last log', 'last_log'), ('Last problem', 'last_problem')):
         entry = data[name]
         if entry is not None and (name == 'last_log' or entry != data['last_log']):

@@ -8,6 +8,7 @@ found in the process that made it.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib
 import inspect
@@ -24,6 +25,17 @@ _MAIN = '__main__'
 
 class ClassMissing(TreadleError):
     """This engine cannot find the class of a stored process; another engine, or a later one, may."""
+
+
+class ClassEdited(ClassMissing):
+    """The script has a class of that name, but not with the source that the process began with.
+
+    :ivar source: the present source; ``None`` when it cannot be had.
+    """
+
+    def __init__(self, message: str, source: str | None) -> None:
+        super().__init__(message)
+        self.source = source
 
 
 _identities: weakref.WeakKeyDictionary[Any, tuple[str, str | None]] = weakref.WeakKeyDictionary()
@@ -82,13 +94,17 @@ def _identify(target: Any) -> tuple[str, str | None]:
 
 
 def _source_hash(target: Any) -> str:
-    try:
-        if _is_of_a_string(target):
-            raise OSError('made by exec()')
-        source = inspect.getsource(inspect.unwrap(target))
-    except (OSError, TypeError):
-        source = f'no source: {os.getpid()}:{id(target)}'  # found again in this OS process only
+    # Without a source it is found again in this OS process only.
+    source = source_of(target) or f'no source: {os.getpid()}:{id(target)}'
     return hashlib.sha256(source.encode()).hexdigest()
+
+
+def source_of(target: Any) -> str | None:
+    """The source of a process class or process function; ``None`` when it cannot be had."""
+    try:
+        return None if _is_of_a_string(target) else inspect.getsource(inspect.unwrap(target))
+    except (OSError, TypeError):
+        return None
 
 
 def _is_of_a_string(target: Any) -> bool:
@@ -102,14 +118,29 @@ def _is_of_a_string(target: Any) -> bool:
 
 def _find_in_module(name: str, module_name: str, qualname: str) -> Any:
     try:
-        found = _attribute(importlib.import_module(module_name), qualname)
+        module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
         # Whatever the module's own code raises while it is imported is a reason, not our crash.
         raise ClassMissing(
             f'{name} cannot be imported here ({type(error).__name__}: {error}); install it, or put its folder on '
-            f'PYTHONPATH, and the process goes on'
+            f'PYTHONPATH, and the process goes on. If the module has another name now, keep one of the old name that '
+            f'imports from it'
         ) from error
-    return found
+    try:
+        return _attribute(module, qualname)
+    except AttributeError as error:
+        place = getattr(module, '__file__', None) or module_name
+        raise ClassMissing(
+            f'{name} is not in its module any more ({place}){_near(qualname, module)}. If it has another name now, let '
+            f'the old name lead to it, as in `{qualname.partition(".")[0]} = NewName`, and start again; the process '
+            f'goes on then'
+        ) from error
+
+
+def _near(qualname: str, module: Any) -> str:
+    classes = [name for name, value in vars(module).items() if hasattr(value, 'spec')]
+    near = difflib.get_close_matches(qualname, classes, n=2, cutoff=0.4)
+    return f', which has {" and ".join(near)}' if near else ''
 
 
 def _find_in_script(name: str, path: str, qualname: str, source_hash: str) -> Any:
@@ -122,9 +153,10 @@ def _find_in_script(name: str, path: str, qualname: str, source_hash: str) -> An
     except AttributeError:
         raise ClassMissing(f'{name} is not (or not yet) defined by the script that runs now') from None
     if _source_hash(found) != source_hash:
-        raise ClassMissing(
+        raise ClassEdited(
             f'{name} has been edited since the process began; restore the source it began with to let it go on, or '
-            f'kill the process, as by default_engine().kill(pid), to begin anew'
+            f'kill the process (`treadle kill PID`) to begin anew',
+            source_of(found),
         )
     return found
 

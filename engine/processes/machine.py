@@ -104,6 +104,11 @@ class StoreFailed:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Unreadable:
+    """What is stored of the process could not be read, so its step has not begun; that may pass."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class StopRequested:
     """The engine wants to stop."""
 
@@ -118,6 +123,7 @@ Event: TypeAlias = (
     | Committed
     | Refused
     | StoreFailed
+    | Unreadable
     | StopRequested
 )
 
@@ -129,6 +135,7 @@ class Command(enum.Enum):
     """What the runner must do, in this order."""
 
     TAKE_STEP = 'take the next step, as soon as the lease allows it'
+    TAKE_STEP_AGAIN = 'take the next step, after a pause'
     COMMIT = 'commit the unit of the step that ended'
     COMMIT_AGAIN = 'commit the same unit again, after a pause'
     END_AGAIN = 'put the results of the step into a unit again, after a pause'
@@ -163,6 +170,10 @@ def handle(life: Life, event: Event) -> tuple[Life, tuple[Command, ...]]:
         if life.stopping:
             return _leave(life, Command.DISCARD, Command.RELEASE)
         return life, (Command.END_AGAIN,)
+    if isinstance(event, Unreadable) and phase is Phase.STEPPING:
+        if life.stopping:
+            return _leave(life, Command.RELEASE)
+        return life, (Command.TAKE_STEP_AGAIN,)
     if isinstance(event, Refused) and phase is Phase.COMMITTING:
         return _leave(life, Command.DISCARD)
     if isinstance(event, StepAborted) and phase is Phase.STEPPING:

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SpecError
+from ..errors import CodeChanged, CorruptValue, SpecError
 from ..exit_code import ExitCode
 from ..node import ProcessNode
 from ..spec import ProcessSpec
@@ -22,7 +22,7 @@ from .process import Process, StepResult
 if TYPE_CHECKING:
     from .visit import Visit
 
-__all__ = ['OutlineChanged', 'ToContext', 'WorkChain', 'append_', 'assign_']
+__all__ = ['ToContext', 'WorkChain', 'append_', 'assign_']
 
 
 class ToContext(dict[str, Any]):
@@ -48,10 +48,6 @@ def assign_(target: ProcessNode) -> ContextAction:
 def append_(target: ProcessNode) -> ContextAction:
     """Append the node to a list under the name, in the order of the ``append_`` calls."""
     return ContextAction(_awaitable_pid('append_()', target), append=True)
-
-
-class OutlineChanged(Exception):
-    """The class's outline no longer has the step at which the process stands."""
 
 
 class WorkChain(Process):
@@ -114,19 +110,24 @@ class WorkChain(Process):
     def _restore(self, checkpoint: Any) -> None:
         if checkpoint is None:
             return
-        position, step = checkpoint['position'], checkpoint['step']
-        if position > len(self._outline().instructions) or self._name_at(position) != step:
-            raise OutlineChanged(
-                f'process {self.pid} stands before {step!r} at position {position} of the outline of '
-                f'{type(self).__name__}, which now reads:\n{self._outline()}\nRestore the outline it began with.'
+        try:
+            position, step = int(checkpoint['position']), str(checkpoint['step'])
+            self.ctx = AttributeDict(checkpoint['ctx'])
+            self._awaited = [(name, pid, append) for name, pid, append in checkpoint['awaited']]
+        except (TypeError, ValueError, KeyError) as error:
+            raise CorruptValue(f'the checkpoint is none of a work chain ({type(error).__name__}: {error})') from error
+        if not 0 <= position <= len(self._outline().instructions) or self._name_at(position) != step:
+            there = self._name_at(position) or 'none'
+            raise CodeChanged(
+                f'it stands before {step!r}, at position {position} of the outline of {type(self).__name__}, which has '
+                f'{there} there now',
+                step,
             )
         self._position = position
-        self.ctx = AttributeDict(checkpoint['ctx'])
-        self._awaited = [(name, pid, append) for name, pid, append in checkpoint['awaited']]
 
     def _name_at(self, position: int) -> str:
         instructions = self._outline().instructions
-        return str(instructions[position].name) if position < len(instructions) else ''
+        return str(instructions[position].name) if 0 <= position < len(instructions) else ''
 
     def _starts_async(self) -> bool:
         if self._awaited:

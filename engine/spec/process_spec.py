@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import SpecError, ValidationError
 from ..exit_code import BASE_EXIT_CODES, ExitCode, ExitCodesNamespace
 from .checks import Problem, is_name
+from .declaration import declaration, digest_of
 from .exposure import Exposures, exposed_class
 from .outline import Command, Outline, compile_outline
 from .plan import Plan, report
@@ -39,6 +40,9 @@ class ProcessSpec:
         self._sealed = False
         self._input_plan: Plan | None = None
         self._output_plan: Plan | None = None
+        #: What is declared, as lines of text, and their digest; empty until the spec is sealed.
+        self.declaration = ''
+        self.digest = ''
 
     # -- what define() calls ---------------------------------------------------------------------
 
@@ -122,6 +126,8 @@ class ProcessSpec:
         self._outputs.seal()
         self._input_plan = self._inputs.compiled()
         self._output_plan = self._outputs.compiled()
+        self.declaration = declaration(self._inputs, self._outputs, self._outline)
+        self.digest = digest_of(self.declaration)
         self._sealed = True
 
     # -- what others read ------------------------------------------------------------------------

@@ -88,6 +88,7 @@ class Queries:
             f'SELECT {_LOG} FROM log WHERE pid = {named("pid")} AND logger = {named("logger")} '
             f'ORDER BY id DESC LIMIT 1'
         )
+        self.select_code = f'SELECT text FROM code WHERE digest = {named("digest")}'
         self.select_awaited = f'SELECT awaited FROM awaiting WHERE waiter = {named("pid")} ORDER BY awaited'
         self.select_family = (
             f'WITH RECURSIVE tree (pid) AS (SELECT pid FROM process WHERE pid = {named("pid")} '

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ...threads import Uncut
 from ..errors import ProcessNotFound
 from .queries import Queries
-from .records import INTENTS, EngineRecord, LogEntry, ProcessRecord, ProcessSummary
+from .records import INTENTS, PARKS, EngineRecord, LogEntry, ProcessRecord, ProcessSummary
 
 # What a forked child got from its parent in the middle of being used, and must neither use nor close.
 _inherited: list[Connection] = []
@@ -109,6 +109,16 @@ class Reader:
         """What the log stream says of the last pause or play of that process."""
         rows = self._fetch(self._sql.last_log_of, {'pid': pid, 'logger': INTENTS})
         return LogEntry(*rows[0]) if rows else None
+
+    def last_park(self, pid: int) -> LogEntry | None:
+        """What the log stream says of the last time that an engine left that process alone."""
+        rows = self._fetch(self._sql.last_log_of, {'pid': pid, 'logger': PARKS})
+        return LogEntry(*rows[0]) if rows else None
+
+    def code(self, digest: str) -> str | None:
+        """What code said whose digest a process has; ``None`` when it was not kept."""
+        rows = self._fetch(self._sql.select_code, {'digest': digest})
+        return str(rows[0][0]) if rows else None
 
     def awaited_by(self, pid: int) -> list[int]:
         """The processes that must end before a waiting one goes on."""

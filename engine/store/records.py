@@ -18,7 +18,8 @@ class ProcessRecord(msgspec.Struct, frozen=True, gc=False):
 
     Times are seconds since the epoch, for information only. ``paused`` is 0, or the bits :data:`PAUSED_ITSELF` and
     :data:`PAUSED_FROM_ABOVE`. ``inputs``, ``checkpoint``, ``outputs`` and
-    ``exception`` are encoded values (see :mod:`treadle.engine.values`).
+    ``exception`` are encoded values (see :mod:`treadle.engine.values`). ``code`` is the digest of what the class
+    declared when the process began, ``None`` where that was not yet kept.
     """
 
     pid: int
@@ -53,6 +54,7 @@ class ProcessRecord(msgspec.Struct, frozen=True, gc=False):
     created_at: float
     changed_at: float
     crashes: int = 0
+    code: str | None = None
 
 
 class ProcessSummary(msgspec.Struct, frozen=True, gc=False):
@@ -83,6 +85,9 @@ class ProcessSummary(msgspec.Struct, frozen=True, gc=False):
 
 #: The logger under which a pause and a play stand in the log stream of the process that they name.
 INTENTS = 'treadle.intents'
+
+#: The logger under which an engine says in the log stream of a process why it leaves the process alone.
+PARKS = 'treadle.parks'
 
 #: Bits of ``ProcessRecord.paused``: by an intent of its own, and because a process above it was.
 PAUSED_ITSELF, PAUSED_FROM_ABOVE = 1, 2

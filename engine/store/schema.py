@@ -37,6 +37,7 @@ __all__ = [
     'RUNNABLE',
     'TIMED',
     'awaiting',
+    'code',
     'counter',
     'engine',
     'log',
@@ -123,6 +124,8 @@ process = Table(
     Column('changed_at', _Real, nullable=False),
     # How many engines have died while they owned it, since its last checkpoint.
     Column('crashes', Integer, nullable=False, server_default=text('0')),
+    # Digest of what its class declared when it began; see ``code``.
+    Column('code', Text),
     UniqueConstraint('parent', 'call_visit', 'call_number', name='uq_process_call'),
     _partial('process_runnable', 'nesting DESC', 'pid', where=RUNNABLE),
     _partial('process_owner', 'owner', where=OWNED),
@@ -171,6 +174,15 @@ engine = Table(
     Column('beat_at', _Real),
     # An engine's id is never used again, not even after its row was deleted.
     sqlite_autoincrement=True,
+)
+
+# What code said, by its digest, to show the difference when it has changed: the declarations that ``process.code``
+# names, and the sources of scripts' classes that ``process.class_hash`` does.
+code = Table(
+    'code',
+    metadata,
+    Column('digest', Text, primary_key=True),
+    Column('text', Text, nullable=False),
 )
 
 counter = Table(

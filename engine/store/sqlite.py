@@ -27,6 +27,7 @@ __all__ = [
     'connect_writer',
     'is_busy',
     'open_database',
+    'refuse_lost_database',
     'translate_error',
     'use_write_ahead_log',
 ]
@@ -138,6 +139,7 @@ def connect_reader(location: StoreLocation, *, busy_timeout: float = BUSY_TIMEOU
     :raises StoreReadOnly: the log holds commits that cannot be read without write permission.
     """
     if not location.path.exists():
+        refuse_lost_database(location)
         raise StoreUnavailable(
             f'there is no store at {location.path}; it is made when an engine first runs a process there. '
             f'Name another store with {STORE_VARIABLE}=sqlite:////path/of/a/store.db'
@@ -169,6 +171,20 @@ def _connect_reader(location: StoreLocation, *, busy_timeout: float, immutable: 
         connection.close()
         raise
     return connection
+
+
+def refuse_lost_database(location: StoreLocation) -> None:
+    """See to it that no new database is made beside the log of another, which would be emptied by it.
+
+    :raises StoreUnavailable: the log is there, and the database is not.
+    """
+    # In this order: who makes a database makes its log later.
+    if _log(location).exists() and not location.path.exists():
+        raise StoreUnavailable(
+            f'the store {location.path} is not there, but its log {_log(location).name} is, with what was committed '
+            'last: the database was moved away or deleted while an engine ran or after one was killed. Put it back; '
+            'or, for a new store of this name, remove the log'
+        )
 
 
 def require_writable(location: StoreLocation) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.dialects import sqlite
 from ..states import TERMINAL_STATES
 from .queries import Queries, SqliteWording, Wording
 from .records import PAUSED_ITSELF, EngineRecord, LogEntry, ProcessRecord
-from .schema import awaiting, counter, engine, log, process
+from .schema import awaiting, code, counter, engine, log, process
 
 Parameters = Mapping[str, Any]
 
@@ -89,6 +89,7 @@ class Statements(Queries):
         self._owning(dialect)
         self._pausing(dialect)
         self._engines(dialect)
+        self._telling(dialect)
 
     def _writing(self, dialect: Dialect) -> None:
         row = process.c
@@ -312,4 +313,27 @@ class Statements(Queries):
             .values(next=counter.c.next + given('count'))
             .where(counter.c.name == given('counter'))
             .returning(counter.c.next)
+        )
+
+    def _telling(self, dialect: Dialect) -> None:
+        row = process.c
+        text, given = dialect.compile, dialect.parameter
+        self.insert_code = text(
+            dialect.insert(code)
+            .inline()
+            .values(_values(dialect, 'digest', 'text'))
+            .on_conflict_do_nothing(index_elements=[code.c.digest])
+        )
+        # Once for each time that the process comes to stand, however often it is looked at there.
+        said_before = sa.select(log.c.id).where(
+            log.c.pid == given('pid'),
+            log.c.logger == given('logger'),
+            log.c.message == given('message'),
+            log.c.at >= sa.select(row.changed_at).where(row.pid == given('pid')).scalar_subquery(),
+        )
+        self.insert_log_once = text(
+            sa.insert(log).from_select(
+                list(LogEntry.__struct_fields__),
+                sa.select(*_values(dialect, *LogEntry.__struct_fields__).values()).where(~said_before.exists()),
+            )
         )

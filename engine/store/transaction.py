@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -482,6 +482,17 @@ class Transaction:
                 f'quarantined: {crashes + 1} engines in a row have died while they ran it, before it came to a '
                 f'checkpoint; look into its step, then play it',
             )
+    # -- what is told to people --------------------------------------------------------------------------
+
+    def keep_code(self, texts: Mapping[str, str]) -> None:
+        """Keep what code says under its digest, unless it is there."""
+        self._cursor.executemany(
+            self._sql.insert_code, [{'digest': digest, 'text': text} for digest, text in texts.items()]
+        )
+
+    def log_once(self, entry: LogEntry) -> None:
+        """Add to a log stream, unless the same was said since the process last moved on."""
+        self._cursor.execute(self._sql.insert_log_once, msgspec.structs.asdict(entry))
 
     # -- engines and pids --------------------------------------------------------------------------------
 

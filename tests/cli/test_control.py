@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -271,26 +272,87 @@ def test_why_of_the_ended(treadle, filled):
     assert 'It raised ArithmeticError: x is -1' in treadle('why', 3, store=filled).stdout
 
 
+class Screen:
+    """`treadle watch` in a terminal.
+
+    :param words: what follows ``watch``.
+    """
+
+    def __init__(self, *words: str, **environment: str) -> None:
+        observer, terminal = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, '-W', 'error', '-m', 'treadle.engine.cli', 'watch', *words],
+            stdin=terminal,
+            stdout=terminal,
+            env={**os.environ, 'TERM': 'xterm', **environment},
+        )
+        os.close(terminal)
+        self._stream = open(observer, 'rb', buffering=0)  # noqa: SIM115  (closed by close)
+        self.shown = b''
+
+    def show(self, words: bytes) -> None:
+        """Read until the words have been shown."""
+        while words not in self.shown:
+            self.shown += self._stream.read(65536)
+
+    def end(self) -> int:
+        """Read to the end; its exit code."""
+        try:
+            while part := self._stream.read(65536):
+                self.shown += part
+        except OSError:
+            pass  # Linux says so when the other end is closed
+        return self.process.wait(30)
+
+    def __enter__(self) -> Screen:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.wait(30)
+        self._stream.close()
+
+
+OTHER_SCREEN, BACK = b'\x1b[?1049h\x1b[?25l', b'\x1b[?25h\x1b[?1049l'
+
+
 class TestWatch:
     def test_it_needs_a_terminal(self, treadle, filled):
         done = treadle('watch', store=filled)
         assert (done.returncode, done.stdout) == (2, '') and 'watch needs a terminal' in done.stderr
+        with Screen('--store', filled, TERM='dumb') as screen:
+            assert screen.end() == 2
 
     def test_one_process_until_it_has_ended(self, treadle, left):
-        observer, terminal = pty.openpty()
-        watching = subprocess.Popen(
-            [sys.executable, '-W', 'error', '-m', 'treadle.engine.cli', 'watch', '1', '--store', left], stdout=terminal
-        )
-        os.close(terminal)
-        shown = b''
-        with watching, open(observer, 'rb', buffering=0) as screen:
-            try:
-                while b'Leaf' not in shown:
-                    shown += screen.read(65536)
-                assert treadle('kill', 1, store=left).returncode == 0
-                while part := screen.read(65536):
-                    shown += part
-            except OSError:
-                pass  # Linux says so when the other end is closed
-            assert watching.wait(30) == 0
-        assert b'3 of 3 live' in shown and b'0 of 3 live' in shown and b'killed' in shown
+        with Screen('1', '--store', left, COLUMNS='100') as screen:
+            screen.show(b'Leaf')
+            assert treadle('kill', 1, store=left).returncode == 0
+            assert screen.end() == 0
+            live, _, after = screen.shown.partition(BACK)
+        assert live.startswith(OTHER_SCREEN)
+        assert b'3 of 3 live' in live and b'0/1' in live
+        assert b'0 of 3 live' in after and b'1/1' in after and b'killed' in after, 'how it ended stays'
+
+    @pytest.mark.parametrize('width', [20, 60, 200])
+    def test_ctrl_c_leaves_the_terminal_as_it_was(self, left, width):
+        with Screen('--store', left, COLUMNS=str(width)) as screen:
+            screen.show(b'live')
+            screen.process.send_signal(signal.SIGINT)
+            assert screen.end() == 130
+            assert screen.shown.endswith(BACK)
+
+    def test_sigterm_does_so_too(self, left):
+        with Screen('--store', left) as screen:
+            screen.show(b'PID')
+            screen.process.terminate()
+            assert screen.end() == 128 + signal.SIGTERM
+            assert screen.shown.endswith(BACK)
+
+    def test_lines_for_programs(self, treadle, filled):
+        (line,) = treadle('watch', '--json', 1, store=filled).stdout.splitlines()
+        assert [row['pid'] for row in json.loads(line)] == [2, 1]
+
+    def test_an_unknown_pid(self, filled):
+        with Screen('99', '--store', filled) as screen:
+            assert screen.end() == 1
+            assert screen.shown == OTHER_SCREEN + BACK

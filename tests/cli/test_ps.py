@@ -65,7 +65,7 @@ def test_the_table_puts_called_processes_below_their_callers(treadle, filled):
 def test_a_table_that_is_cut_short_says_so(treadle, filled):
     done = treadle('ps', '--all', '--limit', 1, store=filled)
     assert len(done.stdout.splitlines()) == 2
-    assert done.stderr == 'only the 1 newest are shown; --limit 0 shows all\n'
+    assert done.stderr == 'cut after the newest 1; --limit 0 shows all\n'
     assert len(treadle('ps', '--all', '--limit', 0, store=filled).stdout.splitlines()) == 4
 
 

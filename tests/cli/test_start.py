@@ -217,6 +217,33 @@ class TestWorker:
 
 def test_follow_and_json(treadle):
     treadle('run', 'adding:Add', 'x=1')
-    assert treadle('log', '-f', '--json', 1).returncode == 2
+    (line,) = treadle('log', '-f', '--json', 1).stdout.splitlines()
+    assert json.loads(line)['message'] == 'adding'
     done = treadle('log', '--follow', 1)
     assert done.returncode == 0 and done.stdout.endswith(': adding\n')
+
+
+def test_a_worker_whose_step_does_not_end_says_so_in_a_line(treadle, begin):
+    treadle('submit', 'adding:Two')
+    worker = begin('worker', '--drain', 0.2)
+    assert worker.stderr.readline().startswith('treadle: engine')
+    assert worker.stdout.readline() == 'first\n'
+    worker.terminate()
+    assert worker.wait(30) == 1
+    (line,) = worker.stderr.read().splitlines()
+    assert line.startswith("treadle: engine 'worker' did not stop in time: ") and 'in Two.' in line
+
+
+def test_a_module_that_ends_the_program_or_needs_another(folder, treadle):
+    (folder / 'ends.py').write_text('import sys; sys.exit(3)')
+    (folder / 'needs.py').write_text('import no_such_module')
+    done = treadle('run', 'ends:A')
+    assert (done.returncode, done.stderr.count('\n')) == (1, 1)
+    assert 'ends cannot be imported (SystemExit: 3); mend what its own code does' in done.stderr
+    assert 'it needs no_such_module, which is not installed here' in treadle('run', 'needs:A').stderr
+
+
+def test_each_problem_with_inputs_has_a_line(treadle):
+    done = treadle('run', 'adding:Add', 'z=1')
+    assert done.returncode == 1
+    assert done.stderr.startswith('treadle: Add: 2 problems with its inputs:\n  inputs.z: there is no such port')

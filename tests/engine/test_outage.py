@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from treadle.engine import Engine, Process, WorkChain, execution
-from treadle.engine.errors import EngineStopped, StoreFull
+from treadle.engine.errors import EngineStopped, StoreFull, StoreUnavailable
 from treadle.engine.store.records import Unit
 from treadle.engine.store.store_thread import Failure
 from treadle.engine.values import DiskObjects
@@ -140,6 +140,39 @@ class Size(Process):
 
     def run(self) -> None:
         self.out('size', len(self.inputs.value))
+
+
+def test_what_cannot_be_read_for_a_while_is_read_later(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, 'RETRY_FIRST', 0.001)
+    refused: list[str] = []
+    read = DiskObjects.open
+
+    def refuse_thrice(objects: DiskObjects, sha256: str) -> Any:
+        if len(refused) < 3:
+            refused.append(sha256)
+            raise StoreUnavailable('the disk is away; look at its mount')
+        return read(objects, sha256)
+
+    monkeypatch.setattr(DiskObjects, 'open', refuse_thrice)
+    node = engine.wait(engine.submit(Size, value=LARGE), PATIENCE)
+    assert (node.is_finished_ok, len(refused)) == (True, 3)
+
+
+def test_an_engine_stops_though_a_process_cannot_be_read(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, tried = make_engine(), threading.Event()
+
+    def refuse(objects: DiskObjects, sha256: str) -> Any:
+        tried.set()
+        raise StoreUnavailable('the disk is away; look at its mount')
+
+    with monkeypatch.context() as away:
+        away.setattr(DiskObjects, 'open', refuse)
+        node = engine.submit(Size, value=LARGE)
+        assert tried.wait(PATIENCE)
+        engine.stop(PATIENCE)
+    assert make_engine().wait(node.pid, PATIENCE).outputs.size == len(LARGE)
 
 
 class Asks(WorkChain):

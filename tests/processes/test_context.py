@@ -216,7 +216,7 @@ class TestDurability:
         del Changes._spec
         Changes.define = staticmethod(define)
         engine = make_engine()
-        with pytest.raises(ProcessParked, match=r"stands before 'gate' at position 1 of the outline of Changes"):
+        with pytest.raises(ProcessParked, match=r"stands before 'gate', at position 1 of the outline of Changes"):
             engine.wait(node.pid, timeout=20)
         assert not engine.load(node.pid).is_terminated
 

@@ -24,6 +24,7 @@ from treadle.engine.processes.machine import (
     StepParked,
     StopRequested,
     StoreFailed,
+    Unreadable,
     handle,
 )
 from treadle.engine.states import ProcessState
@@ -41,6 +42,7 @@ EVENTS: list[Event] = [
     LeaseLapsed(),
     Refused(),
     StoreFailed(),
+    Unreadable(),
     StopRequested(),
 ]
 
@@ -133,6 +135,14 @@ class TestWhatFollowsWhat:
             Command.LEAVE,
         ]
 
+    def test_what_cannot_be_read_now_is_read_again(self):
+        assert play(Claimed(), Unreadable(), Unreadable(), StepEnded(Ending.FINISH))[1:] == [
+            [Command.TAKE_STEP_AGAIN],
+            [Command.TAKE_STEP_AGAIN],
+            [Command.COMMIT],
+        ]
+        assert play(Claimed(), StopRequested(), Unreadable())[2] == [Command.RELEASE, Command.LEAVE]
+
     @pytest.mark.parametrize('when', range(4))
     def test_stopping_lets_the_step_commit_and_starts_no_other(self, when):
         events: list[Event] = [Claimed(), StepEnded(Ending.PROCEED), Committed()]
@@ -174,7 +184,13 @@ class TestForAllSequences:
                         committed = False
 
     def test_a_list_holds_one_of_the_commands_that_lead_on_at_most(self):
-        leading = {Command.TAKE_STEP, Command.COMMIT, Command.COMMIT_AGAIN, Command.LEAVE}
+        leading = {
+            Command.TAKE_STEP,
+            Command.TAKE_STEP_AGAIN,
+            Command.COMMIT,
+            Command.COMMIT_AGAIN,
+            Command.LEAVE,
+        }
         for life, event in itertools.product(_lives(), EVENTS):
             try:
                 _, commands = handle(life, event)
@@ -204,7 +220,7 @@ class TestForAllSequences:
             for event in events:
                 stopping = stopping or isinstance(event, StopRequested)
                 life, commands = handle(life, event)
-                assert not (stopping and Command.TAKE_STEP in commands), events
+                assert not (stopping and {Command.TAKE_STEP, Command.TAKE_STEP_AGAIN}.intersection(commands)), events
 
     def test_the_claim_is_given_back_unless_the_row_says_who_has_it(self):
         """Left without release, a row must be terminal, waiting or somebody else's."""

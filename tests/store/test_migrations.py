@@ -18,6 +18,7 @@ from alembic.runtime.migration import MigrationContext
 
 from treadle.engine.errors import StoreTooNew, StoreUnavailable
 from treadle.engine.store import migrations, schema
+from treadle.engine.store.database import open_reader
 from treadle.engine.store.location import StoreLocation, default_url, parse_url
 from treadle.engine.store.migrations import check_schema, ensure_schema, upgrade
 from treadle.engine.store.sqlite import connect_reader, connect_writer
@@ -28,13 +29,19 @@ def location(tmp_path: Path) -> StoreLocation:
     return parse_url(f'sqlite:///{tmp_path}/store.db')
 
 
-def objects(path: Path) -> dict[str, str]:
+def clauses(definition: str) -> tuple[str, ...]:
+    """The parts of a definition, in an order that does not tell which columns were added later."""
+    text = ' '.join(definition.split()).removesuffix(')').replace(' ( ', ', ')
+    return tuple(sorted(re.split(r', (?![^(]*\))', text)))
+
+
+def objects(path: Path) -> dict[str, tuple[str, ...]]:
     """Each table's and index's definition as SQLite keeps it, white space aside."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         rows = connection.execute(
             "SELECT name, sql FROM sqlite_master WHERE sql NOT NULL AND name <> 'alembic_version'"
         ).fetchall()
-    return {name: ' '.join(sql.split()) for name, sql in rows}
+    return {name: clauses(sql) for name, sql in rows}
 
 
 def test_the_constant_is_the_only_head() -> None:
@@ -78,9 +85,10 @@ def test_migrations_say_the_same_to_postgresql() -> None:
         context.run_migrations()
     script = ' '.join(text.getvalue().split())
     for table in schema.metadata.tables.values():
-        assert f'CREATE TABLE {table.name} (' in script
-        for column in table.columns:  # by column, since later revisions add some
-            assert str(sqlalchemy.schema.CreateColumn(column).compile(dialect=context.dialect)) in script
+        ddl = str(sqlalchemy.schema.CreateTable(table).compile(dialect=context.dialect))
+        created = re.findall(f'(CREATE TABLE {table.name} .*?);', script)
+        added = re.findall(f'ALTER TABLE {table.name} ADD COLUMN (.*?);', script)
+        assert sorted([*clauses(created[0]), *added]) == list(clauses(ddl))
         for index in table.indexes:
             assert str(sqlalchemy.schema.CreateIndex(index).compile(dialect=context.dialect)) in script
     assert 'PRAGMA' not in script
@@ -198,6 +206,35 @@ def test_a_store_that_lost_its_revision_is_refused(location: StoreLocation) -> N
         ensure_schema(location)
 
 
+def make_first_revision(location: StoreLocation) -> None:
+    """A store as the first Treadle made it, with a process in it."""
+    engine = sqlalchemy.create_engine(f'sqlite:///{location.path}')
+    with engine.begin() as connection:
+        steps = {'fn': lambda revision, _: upgrade.script_directory()._upgrade_revs('0001', revision)}
+        context = MigrationContext.configure(connection, opts=steps)
+        with Operations.context(context):
+            context.run_migrations()
+        connection.exec_driver_sql(
+            "INSERT INTO process (pid, uuid, class_name, state, inputs, origin, created_at, changed_at) "
+            "VALUES (7, 'u', 'module:Class', 'created', '{}', 1, 0.0, 0.0)"
+        )
+    engine.dispose()
+
+
+def test_a_store_of_the_first_revision_is_upgraded_with_all_that_is_in_it(
+    location: StoreLocation, tmp_path: Path
+) -> None:
+    make_first_revision(location)
+    with contextlib.closing(connect_reader(location)) as reader, pytest.raises(StoreUnavailable, match='older Treadle'):
+        check_schema(reader, location)
+    ensure_schema(location)
+    new = parse_url(f'sqlite:///{tmp_path}/new.db')
+    ensure_schema(new)
+    assert objects(location.path) == objects(new.path)
+    record = open_reader(location).process(7)
+    assert (record.class_name, record.state, record.code) == ('module:Class', 'created', None)
+
+
 @pytest.mark.parametrize(
     'script',
     [
@@ -231,6 +268,22 @@ def test_an_empty_file_becomes_a_store(location: StoreLocation) -> None:
         check_schema(reader, location)
     ensure_schema(location)
     assert 'process' in objects(location.path)
+
+
+def test_no_database_is_made_beside_the_log_of_one_that_was_moved_away(location: StoreLocation) -> None:
+    ensure_schema(location)
+    log = location.path.with_name(f'{location.path.name}-wal')
+    away = location.path.with_name('away.db')
+    with contextlib.closing(connect_writer(location)) as connection:
+        connection.execute("UPDATE counter SET next = 5 WHERE name = 'pid'")
+        location.path.rename(away)
+        for attempt in (ensure_schema, connect_reader):
+            with pytest.raises(StoreUnavailable, match=r'moved away or deleted .* Put it back; .* remove the log'):
+                attempt(location)
+        assert log.stat().st_size > 0 and not location.path.exists()
+        away.rename(location.path)
+    with contextlib.closing(connect_reader(location)) as reader:
+        assert reader.execute('SELECT next FROM counter').fetchall() == [(5,)]
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

@@ -15,12 +15,18 @@ from typing import Final
 
 from ...errors import StoreTooNew, StoreUnavailable
 from ..location import StoreLocation
-from ..sqlite import open_database, require_writable, translate_error, use_write_ahead_log
+from ..sqlite import (
+    open_database,
+    refuse_lost_database,
+    require_writable,
+    translate_error,
+    use_write_ahead_log,
+)
 
 __all__ = ['APPLICATION_ID', 'HEAD', 'check_schema', 'ensure_schema', 'read_revision', 'too_new']
 
 #: The newest revision. A test keeps it equal to Alembic's head.
-HEAD: Final = '0002'
+HEAD: Final = '0003'
 #: What SQLite keeps in the file's header as ``application_id`` ('trdl'): tells our files from others'.
 APPLICATION_ID: Final = 0x7472646C
 
@@ -36,6 +42,7 @@ def ensure_schema(location: StoreLocation) -> None:
     :raises StoreFull: the disk is full; nothing half-made is left.
     """
     location.require_folder()
+    refuse_lost_database(location)
     with contextlib.closing(open_database(location, 'rwc')) as connection:
         try:
             if read_revision(connection, location) != HEAD:
