@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import logging
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,6 +42,7 @@ def explain(reader: Reader, location: StoreLocation, pid: int, *, parked: str | 
         'paused_by': None if not record.paused else _paused_by(reader, record),
         'step': None if ended else record.step,
         'steps_committed': record.visit,
+        'crashes': record.crashes,
         'since': _iso(record.changed_at),
         'exit_status': record.exit_status,
         'exit_message': record.exit_message,
@@ -90,6 +92,9 @@ def _because(
             )
         else:
             yield f'{whose}{" runs" if alive else ", of which it cannot be told whether it lives, runs"} {step}.'
+            yield from _lease(owner)
+    if record.crashes:
+        yield f'{record.crashes} engine(s) have died while they ran it, since its last checkpoint.'
     if parked is not None:
         yield f'It is parked: {parked.splitlines()[0]}. An engine that starts later looks at it again.'
     awaited = _awaited(reader, record)
@@ -199,6 +204,18 @@ def _process(record: ProcessRecord) -> dict[str, Any]:
     }
 
 
+def _lease(owner: EngineRecord) -> Iterator[str]:
+    # By the wall clocks of two hosts perhaps, hence for people only.
+    age = None if owner.beat_at is None else time.time() - owner.beat_at
+    if age is not None and age > owner.lease > 0:
+        yield (
+            f'Its last heartbeat is {age:.0f} s old, its lease is {owner.lease:g} s: any other engine that has seen no '
+            f'heartbeat for so long takes over.'
+        )
+    elif age is not None and owner.lease > 0:
+        yield f'Its last heartbeat is {max(age, 0.0):.1f} s old, its lease is {owner.lease:g} s.'
+
+
 def _engine(location: StoreLocation, engine: EngineRecord) -> dict[str, Any]:
     return {
         'id': engine.id,
@@ -206,6 +223,8 @@ def _engine(location: StoreLocation, engine: EngineRecord) -> dict[str, Any]:
         'host': engine.host,
         'os_pid': engine.os_pid,
         'alive': lives(location, engine),
+        'lease': engine.lease,
+        'heartbeat_at': None if engine.beat_at is None else _iso(engine.beat_at),
     }
 
 

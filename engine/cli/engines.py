@@ -31,6 +31,8 @@ def engine_data(store: OpenStore, engine_id: int | None) -> dict[str, Any] | Non
         'started_at': iso(engine.started_at),
         'ended': engine.ended,
         'alive': is_alive(store, engine),
+        'lease': engine.lease,
+        'heartbeat_at': None if engine.beat_at is None else iso(engine.beat_at),
     }
 
 
