@@ -53,7 +53,9 @@ class Rig:
     def admits(self, record: ProcessRecord, taken: int) -> bool:
         return self.admitting
 
-    def committed(self, changes: Sequence[StateChange], claims: Sequence[ProcessRecord]) -> None:
+    def committed(
+        self, changes: Sequence[StateChange], claims: Sequence[ProcessRecord], pauses: Mapping[int, bool]
+    ) -> None:
         if self.listener_error is not None:
             raise self.listener_error
         self.told.extend(changes)
