@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..threads import LoopClosed, StartFailed, StepThreads, Strand, drain
+from ..threads import LoopClosed, StartFailed, StepThreads, Strand
 from .errors import EngineStopped
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ class Audience:
     """All who hear what one engine commits."""
 
     def __init__(self) -> None:
-        self._threads = StepThreads(permits=1, name='treadle-listener')
+        self._threads = StepThreads(permits=1, name='treadle-listener', kind='listener')
         self._lock = threading.Lock()
         self._closed = False
         # Both are read by the store thread without the lock, so what is in them is replaced and never changed.
@@ -133,13 +132,15 @@ class Audience:
 
         :raises StopTimeout: somebody does not return; says where it stands.
         """
-        deadline = time.monotonic() + timeout
         with self._lock:
             self._closed = True
-            hearers = [*self._of_all, *(each for some in self._of_one.values() for each in some)]
-        if not drain([hearer.strand for hearer in hearers], timeout):
-            for hearer in hearers:
-                dropped = len(hearer.strand.drop())
+            strands = [hearer.strand for some in (self._of_all, *self._of_one.values()) for hearer in some]
+        for strand in strands:
+            strand.refuse()
+        try:
+            self._threads.stop(timeout)
+        finally:
+            for strand in strands:
+                dropped = len(strand.drop())
                 if dropped:
-                    LOGGER.warning('%s misses %d commits, since the engine stops', hearer.strand.name, dropped)
-        self._threads.stop(max(0.0, deadline - time.monotonic()))
+                    LOGGER.warning('%s misses %d commits, since the engine stops', strand.name, dropped)

@@ -15,7 +15,7 @@ from .loop_thread import LoopState, LoopThread, current_loop_thread, refuse_on_l
 from .mailbox import Mailbox
 from .permits import StepThreads
 from .stacks import stack_of, top_of
-from .strand import Strand, drain
+from .strand import Strand
 from .watchdog import Watchdog
 
 __all__ = [
@@ -39,7 +39,6 @@ __all__ = [
     'WrongThread',
     'call_when_done',
     'current_loop_thread',
-    'drain',
     'refuse_on_loop_thread',
     'run_in_child',
     'stack_of',

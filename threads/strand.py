@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
-from .blocking import wait
 from .errors import LoopClosed
 from .permits import StepThreads
 
@@ -38,8 +35,6 @@ class Strand(Generic[T]):
         self._items: deque[T] = deque()
         self._busy = False
         self._closed = False
-        self._ident: int | None = None
-        self._waiting: list[Future[None]] = []
 
     def __repr__(self) -> str:
         return f'<{type(self).__name__} {self.name!r}, {len(self._items)} items>'
@@ -51,7 +46,7 @@ class Strand(Generic[T]):
     def post(self, item: T) -> None:
         """Handle ``item`` after all that was posted before; from any thread, never waiting for the others.
 
-        :raises LoopClosed: after :meth:`drained` or :meth:`drop`, or the pool has stopped.
+        :raises LoopClosed: after :meth:`refuse` or :meth:`drop`, or the pool has stopped.
         :raises StartFailed: there is no thread to do it, such as at interpreter exit; it will not be handled.
         """
         with self._lock:
@@ -62,19 +57,10 @@ class Strand(Generic[T]):
                 self._busy = True
             self._items.append(item)
 
-    def drained(self) -> Future[None]:
-        """Take nothing more; the future resolves when what was accepted has been handled.
-
-        To the code that handles an item it is done at once, since that would wait for itself.
-        """
-        future: Future[None] = Future()
+    def refuse(self) -> None:
+        """Take nothing more; what was accepted is handled, and stopping the pool waits for that."""
         with self._lock:
             self._closed = True
-            if self._busy and self._ident != threading.get_ident():
-                self._waiting.append(future)
-                return future
-        future.set_result(None)
-        return future
 
     def drop(self) -> list[T]:
         """Take nothing more, and hand back what was accepted and has not begun to be handled."""
@@ -89,31 +75,10 @@ class Strand(Generic[T]):
             with self._lock:
                 if not self._items:
                     self._busy = False
-                    self._ident = None
-                    waiting, self._waiting = self._waiting, []
-                    break
+                    return
                 item = self._items.popleft()
-                self._ident = threading.get_ident()
             try:
                 self._handle(item)
             except BaseException:  # such as SystemExit, which would end a borrowed thread
                 LOGGER.exception('%s: handling an item raised', self.name)
-            del item  # a strand that waits for work keeps nothing alive
-        for future in waiting:
-            if future.set_running_or_notify_cancel():
-                future.set_result(None)
-
-
-def drain(strands: Iterable[Strand[Any]], timeout: float) -> bool:
-    """Have strands take nothing more, and wait until they have handled what they had accepted.
-
-    :param timeout: seconds for all of them.
-    :returns: ``False`` when that was too short for some.
-    """
-    deadline = time.monotonic() + timeout
-    try:
-        for over in [strand.drained() for strand in strands]:
-            wait(over, max(0.0, deadline - time.monotonic()), what='drain()')
-    except TimeoutError:
-        return False
-    return True
+            del item  # what is waited for behind it may take long

@@ -6,7 +6,6 @@ import functools
 import inspect
 import logging
 import threading
-import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
@@ -14,7 +13,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
-from ...threads import ForkGuard, LoopClosed, StartFailed, StepThreads, Strand, drain
+from ...threads import ForkGuard, LoopClosed, StartFailed, StepThreads, Strand
 from ..errors import CommunicatorClosed, DuplicateSubscriberIdentifier, UnroutableError
 from .communicator import (
     BroadcastFilter,
@@ -81,7 +80,7 @@ class LocalCommunicator:
     def __init__(self, name: str = 'local') -> None:
         self.name = name
         self._fork_guard = ForkGuard(remedy='create one of its own in the child')
-        self._threads = StepThreads(permits=1, name='treadle-subscriber')
+        self._threads = StepThreads(permits=1, name='treadle-subscriber', kind='subscriber')
         self._lock = threading.Lock()
         self._closed = False
         self._rpcs: _Subscribers[RpcSubscriber, Rpc] = _Subscribers('RPC', _deliver, self._threads)
@@ -260,7 +259,6 @@ class LocalCommunicator:
         """
         if self._fork_guard.forked:
             return
-        deadline = time.monotonic() + timeout
         with self._lock:
             if self._closed:
                 return
@@ -271,15 +269,14 @@ class LocalCommunicator:
             task.refuse(self._closed_error('nobody has taken this task'))
         kinds: tuple[_Subscribers[Any, Any], ...] = (self._rpcs, self._processes, self._tasks, self._broadcasts)
         strands: list[Strand[Any]] = [strand for kind in kinds for strand in kind.strands()]
+        for strand in strands:
+            strand.refuse()
         try:
-            if not drain(strands, deadline - time.monotonic()):
-                LOGGER.warning('communicator %r is closed, and not all that it had taken is delivered', self.name)
+            self._threads.stop(timeout)
         finally:
             for strand in strands:
                 for delivery in strand.drop():
                     delivery.refuse(self._closed_error('did not get to this message'))
-            self._threads.request_stop()
-        self._threads.stop(max(0.0, deadline - time.monotonic()))
 
 
 def _deliver(identifier: Hashable, subscriber: Callable[..., Any], delivery: Delivery) -> None:
