@@ -122,7 +122,7 @@ class Audience:
         for change in changes:
             if change.pid in self._of_one:
                 changed.setdefault(change.pid, []).append(change)
-        for pid in changed.keys() | (pauses.keys() & self._of_one.keys()):
+        for pid in {*changed, *(pid for pid in pauses if pid in self._of_one)}:
             commit = Commit(changed.get(pid, ()), {pid: pauses[pid]} if pid in pauses else {})
             for hearer in self._of_one.get(pid, ()):
                 hearer.post(commit)

@@ -209,6 +209,9 @@ class Core:
                 self.aborts.abort(visit, reason, lambda callback: callback())
             self._group.stop(max(remaining(deadline) or 0.0, closing, CLOSING_LEAST))
             self._refuse_to_forget(self.dispatcher.visits())
+        except KeyboardInterrupt:
+            deadline = time.monotonic()
+            raise
         finally:
             self._abandon_after([self.dispatcher.end_of(visit) for visit in self.dispatcher.visits()])
             unheard = self._dismiss(deadline)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import sys
 import threading
 from concurrent.futures import Future
@@ -13,12 +15,15 @@ from treadle.engine import (
     CommunicatorClosed,
     Engine,
     EngineStopped,
+    ProcessFuture,
+    ProcessListener,
     RemoteException,
     UnroutableError,
 )
 from treadle.engine.communication import final_answer
 from treadle.engine.communication.messages import Intent, decode_subject, intent_body
 from treadle.engine.testing import BlockAt, FaultPoint
+from treadle.threads import Forked
 
 hosts = sys.modules['treadle_tests_hosts']
 PATIENCE, GATES, Heard = hosts.PATIENCE, hosts.GATES, hosts.Heard
@@ -271,3 +276,33 @@ class TestStop:
             engine.start()
         with pytest.raises(CommunicatorClosed):
             task.result(PATIENCE)
+
+
+@pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
+def test_a_forked_child_is_told_at_once_and_the_parent_goes_on(engine, heard):
+    engine.run(hosts.Echo, x=1)
+    listener = ProcessListener()
+    engine.add_process_listener(listener)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            assert engine.communicator.is_closed()
+            for call in (
+                lambda: engine.communicator.broadcast_send(None),
+                lambda: engine.communicator.rpc_send(1, intent_body(Intent.STATUS)),
+                lambda: engine.add_process_listener(listener),
+                lambda: engine.remove_process_listener(listener),
+                lambda: ProcessFuture(1, engine, loop=asyncio.new_event_loop()),
+            ):
+                try:
+                    call()
+                except Forked:
+                    continue
+                raise AssertionError('it was not refused')
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    node = engine.run_get_node(hosts.Echo, x=2)[1]
+    assert subjects(heard, node.pid, 'finished')[-1] == ('running', 'finished')
