@@ -91,7 +91,14 @@ class Listeners:
             ear = _Ear(listener, key[1], self._source(), functools.partial(self._forget, key))
             hearer = self._audience.add(ear.hear, name=f'listener {type(listener).__name__}', pid=key[1])
             self._ears[key] = ear, hearer
-        if node is not None and node.is_terminated:
+        if node is None:
+            return
+        try:
+            has_ended = node.is_terminated
+        except BaseException:
+            self._forget(key)
+            raise
+        if has_ended:
             hearer.post(Commit([StateChange(node.pid, ProcessState.RUNNING, node.state)], {}))
 
     def remove(self, listener: ProcessListener, pid: int | None) -> None:
@@ -165,8 +172,11 @@ class _Ear:
         except TreadleError:
             LOGGER.exception('process %d: its outputs cannot be told', change.pid)
             return
-        for name, dynamic in change.emitted:
-            value = functools.reduce(lambda inner, part: inner[part], name.split('.'), outputs)
+        for name, dynamic in dict.fromkeys(change.emitted):
+            try:
+                value = functools.reduce(lambda inner, part: inner[part], name.split('.'), outputs)
+            except (LookupError, TypeError):
+                continue  # the step has put something else in the place of its namespace
             self._tell(change.pid, functools.partial(_tell_output, self._listener, name, value, dynamic))
 
     def _tell(self, pid: int, call: Callable[[ProcessNode], object]) -> None:

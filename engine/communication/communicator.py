@@ -36,8 +36,8 @@ __all__ = [
 RpcSubscriber: TypeAlias = 'Callable[[Communicator, Any], Any]'
 #: Called with the communicator and the task; what it returns is the answer. ``TaskRejected`` leaves it to others.
 TaskSubscriber: TypeAlias = 'Callable[[Communicator, Any], Any]'
-#: Called with the communicator, the pid and the message; what it returns is the answer.
-ProcessSubscriber: TypeAlias = 'Callable[[Communicator, int, Any], Any]'
+#: Called with the communicator, the pid (``None`` for all processes) and the message; what it returns is the answer.
+ProcessSubscriber: TypeAlias = 'Callable[[Communicator, int | None, Any], Any]'
 #: Called with the communicator, body, sender, subject and correlation id.
 BroadcastSubscriber: TypeAlias = 'Callable[[Communicator, Any, Any, Any, Any], Any]'
 
@@ -64,7 +64,7 @@ class Communicator(Protocol):
 
     @property
     def is_heard(self) -> bool:
-        """Whether a broadcast might reach anybody."""
+        """Whether a broadcast might reach a broadcast subscriber."""
 
     def add_rpc_subscriber(self, subscriber: RpcSubscriber, identifier: Hashable | None = None) -> Hashable:
         """Have RPCs to ``identifier`` answered by ``subscriber(communicator, message)``.
@@ -81,7 +81,11 @@ class Communicator(Protocol):
     def add_process_subscriber(
         self, subscriber: ProcessSubscriber, identifier: Hashable | None = None
     ) -> Hashable:
-        """Have RPCs to pids answered by ``subscriber(communicator, pid, message)``; the first such subscriber is."""
+        """Have RPCs to pids answered by ``subscriber(communicator, pid, message)``; the first such one is.
+
+        It also gets the broadcasts with the subject ``pause``, ``play`` or ``kill``, which concern all processes: the
+        pid is ``None`` then, and the message that of an RPC.
+        """
 
     def remove_process_subscriber(self, identifier: Hashable) -> None:
         """Answer no more RPCs to pids."""

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from ...threads import ForkGuard, LoopClosed, StartFailed, StepThreads, Strand
@@ -23,6 +24,7 @@ from .communicator import (
     TaskSubscriber,
 )
 from .deliveries import Broadcast, Delivery, Rpc, TaskDelivery
+from .messages import intent_for_all
 
 __all__ = ['LocalCommunicator']
 
@@ -41,6 +43,7 @@ class _Subscribers(Generic[S, D]):
         self.all: dict[Hashable, tuple[S, Strand[D]]] = {}
 
     def add(self, subscriber: S, identifier: Hashable | None) -> Hashable:
+        """Add one; returns its identifier."""
         if not callable(subscriber):
             raise TypeError(f'a {self._kind} subscriber is a function, not {subscriber!r}')
         called = subscriber.subscriber if isinstance(subscriber, BroadcastFilter) else subscriber
@@ -66,6 +69,7 @@ class _Subscribers(Generic[S, D]):
         return self.all.pop(identifier)[1].drop()
 
     def strands(self) -> list[Strand[D]]:
+        """All of their messages."""
         return [strand for _, strand in self.all.values()]
 
 
@@ -83,9 +87,9 @@ class LocalCommunicator:
         self._threads = StepThreads(permits=1, name='treadle-subscriber', kind='subscriber')
         self._lock = threading.Lock()
         self._closed = False
-        self._rpcs: _Subscribers[RpcSubscriber, Rpc] = _Subscribers('RPC', _deliver, self._threads)
-        self._processes: _Subscribers[ProcessSubscriber, Rpc] = _Subscribers('process', _deliver, self._threads)
-        self._broadcasts: _Subscribers[BroadcastSubscriber, Broadcast] = _Subscribers(
+        self._rpcs: _Subscribers[RpcSubscriber, Delivery] = _Subscribers('RPC', _deliver, self._threads)
+        self._processes: _Subscribers[ProcessSubscriber, Delivery] = _Subscribers('process', _deliver, self._threads)
+        self._broadcasts: _Subscribers[BroadcastSubscriber, Delivery] = _Subscribers(
             'broadcast', _deliver, self._threads
         )
         self._tasks: _Subscribers[TaskSubscriber, TaskDelivery] = _Subscribers('task', self._do_task, self._threads)
@@ -154,11 +158,11 @@ class LocalCommunicator:
         with self._open():
             self._broadcasts.remove(identifier)
 
-    def _remove_recipient(self, subscribers: _Subscribers[Any, Rpc], identifier: Hashable) -> None:
+    def _remove_recipient(self, subscribers: _Subscribers[Any, Delivery], identifier: Hashable) -> None:
         with self._open():
             left = subscribers.remove(identifier)
-        for rpc in left:
-            rpc.refuse(UnroutableError(f'the subscriber {identifier!r} was removed before it got the message'))
+        for delivery in left:
+            delivery.refuse(UnroutableError(f'the subscriber {identifier!r} was removed before it got the message'))
 
     # -- sending ---------------------------------------------------------------------------------------------
 
@@ -170,7 +174,7 @@ class LocalCommunicator:
             strand.post(rpc)
         return rpc.future
 
-    def _recipient(self, recipient_id: Hashable) -> tuple[Callable[[Any], Any], Strand[Rpc]]:
+    def _recipient(self, recipient_id: Hashable) -> tuple[Callable[[Any], Any], Strand[Delivery]]:
         if recipient_id in self._rpcs.all:
             subscriber, strand = self._rpcs.all[recipient_id]
             return functools.partial(subscriber, self), strand
@@ -195,17 +199,26 @@ class LocalCommunicator:
     ) -> bool:
         """Tell all broadcast subscribers; see :meth:`.Communicator.broadcast_send`."""
         with self._open():
-            for subscriber, strand in self._broadcasts.all.values():
-                if isinstance(subscriber, BroadcastFilter):
-                    if not subscriber.passes(sender, subject):
-                        continue
-                    subscriber = subscriber.subscriber
-                call = functools.partial(subscriber, self, body, sender, subject, correlation_id)
+            for call, strand in self._hearers(body, sender, subject, correlation_id):
                 try:
                     strand.post(Broadcast(call))
                 except StartFailed as error:  # the interpreter exits; others may have a thread
                     LOGGER.warning('%s does not hear %r: %s', strand.name, subject, error)
         return True
+
+    def _hearers(
+        self, body: Any, sender: Any, subject: Any, correlation_id: Any
+    ) -> Iterator[tuple[Callable[[], Any], Strand[Delivery]]]:
+        for subscriber, strand in self._broadcasts.all.values():
+            if isinstance(subscriber, BroadcastFilter):
+                if not subscriber.passes(sender, subject):
+                    continue
+                subscriber = subscriber.subscriber
+            yield functools.partial(subscriber, self, body, sender, subject, correlation_id), strand
+        message = intent_for_all(subject, body)
+        if message is not None:
+            for for_pids, strand_for_pids in islice(self._processes.all.values(), 1):
+                yield functools.partial(for_pids, self, None, message), strand_for_pids
 
     @contextmanager
     def _open(self) -> Iterator[None]:

@@ -28,6 +28,7 @@ __all__ = [
     'decode_subject',
     'decode_task',
     'intent_body',
+    'intent_for_all',
     'launch_body',
     'state_subject',
 ]
@@ -91,6 +92,13 @@ class IntentMessage(msgspec.Struct, frozen=True):
 def intent_body(intent: Intent, message: str | None = None) -> dict[str, Any]:
     """The body of an RPC to a process."""
     return {'intent': intent.value, 'message': message}
+
+
+def intent_for_all(subject: Any, body: Any) -> dict[str, Any] | None:
+    """The body of an RPC that says to one process what a broadcast says to all; ``None`` if that says nothing so."""
+    if subject not in (Intent.PLAY, Intent.PAUSE, Intent.KILL):
+        return None
+    return {**(body if isinstance(body, Mapping) else {'message': body}), 'intent': str(subject)}
 
 
 def decode_intent(body: Any) -> IntentMessage:

@@ -122,6 +122,17 @@ class TestPids:
         with pytest.raises(UnroutableError):
             communicator.rpc_send(7, 'status')
 
+    def test_broadcasts_that_concern_all(self, communicator):
+        heard, all_heard = hosts.Heard(), hosts.Heard()
+        communicator.add_process_subscriber(lambda _, pid, message: heard.tell(pid, message))
+        communicator.add_broadcast_subscriber(lambda _, body, sender, subject, cid: all_heard.tell(subject))
+        communicator.broadcast_send({'intent': 'pause', 'message': 'why'}, subject='pause')
+        communicator.broadcast_send(None, subject='other')
+        communicator.broadcast_send(None, subject='play')
+        assert heard.next() == (None, {'intent': 'pause', 'message': 'why'})
+        assert heard.next() == (None, {'intent': 'play', 'message': None})
+        assert [all_heard.next() for _ in range(3)] == [('pause',), ('other',), ('play',)]
+
     def test_who_subscribes_under_a_pid_comes_first(self, communicator):
         communicator.add_process_subscriber(lambda _, pid, message: 'all')
         communicator.add_rpc_subscriber(lambda _, message: 'one', 7)

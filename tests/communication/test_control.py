@@ -18,7 +18,9 @@ from treadle.engine import (
     ProcessFuture,
     ProcessListener,
     RemoteException,
+    ToContext,
     UnroutableError,
+    WorkChain,
 )
 from treadle.engine.communication import final_answer
 from treadle.engine.communication.messages import Intent, decode_subject, intent_body
@@ -214,6 +216,63 @@ class TestRpc:
             assert ask(engine, node.pid, Intent.STATUS)
         with pytest.raises(CommunicatorClosed):
             engine.communicator.rpc_send(node.pid, intent_body(Intent.STATUS))
+
+
+class TestAll:
+    """What plumpy's controllers broadcast to all processes."""
+
+    def done(self, engine):
+        """What was broadcast before is done."""
+        ask(engine, engine.run_get_node(hosts.Echo, x=1)[1].pid, Intent.STATUS)
+
+    def test_pause_play_and_kill(self, engine):
+        nodes = [engine.submit(hosts.Outputs, gate=f'all {number}') for number in range(3)]
+        for number in range(3):
+            GATES.wait_entered(f'all {number}')
+        ended = engine.run_get_node(hosts.Echo, x=1)[1]
+        send = engine.communicator.broadcast_send
+        send({'intent': 'pause', 'message': 'for lunch'}, subject='pause')
+        self.done(engine)
+        assert [node.paused for node in nodes] == [True] * 3
+        assert nodes[0].log[-1].message == 'paused: for lunch'
+        send(None, subject='play')
+        self.done(engine)
+        assert [node.paused for node in nodes] == [False] * 3
+        send({'intent': 'kill', 'message': 'enough', 'force_kill': False}, subject='kill')
+        self.done(engine)
+        assert {(node.state, node.exit_message) for node in nodes} == {('killed', 'enough')}
+        assert ended.is_finished_ok
+        for number in range(3):
+            GATES.open(f'all {number}')
+
+    def test_children_come_with_their_parents(self, engine):
+        class Parent(WorkChain):
+            @classmethod
+            def define(cls, spec):
+                super().define(spec)
+                spec.outline(cls.call)
+
+            def call(self):
+                return ToContext(child=self.submit(hosts.Outputs, gate='child of all'))
+
+        node = engine.submit(Parent)
+        GATES.wait_entered('child of all')
+        engine.communicator.broadcast_send({'intent': 'pause', 'message': None}, subject='pause')
+        self.done(engine)
+        (child,) = node.called
+        assert (node.paused, child.paused) == (True, True)
+        engine.play(node)
+        assert (node.paused, child.paused) == (False, False), 'it was not paused by itself'
+        GATES.open('child of all')
+        assert engine.wait(node, PATIENCE).is_finished_ok
+
+    def test_what_makes_no_sense(self, engine, caplog):
+        for body in (3, {'message': 3}, {'message': {'a': 1}}):
+            engine.communicator.broadcast_send(body, subject='kill')
+        for subject in ('status', 'killed', None, 7, ['kill']):
+            engine.communicator.broadcast_send(None, subject=subject)
+        self.done(engine)
+        assert caplog.text.count('a message to process any is rejected') == 3
 
 
 class TestStop:

@@ -132,6 +132,29 @@ class TestWhatIsTold:
         assert told[-1] == ('excepted', 'ValueError: half-way')
         assert ('emitted', 'a', [2], False) not in told
 
+    def test_an_output_that_a_step_sets_twice_is_told_once_as_it_was_committed(self, engine, records):
+        class Twice(hosts.Outputs):
+            def third(self):
+                self.out('a', [2])
+                self.out('free.c.d', 1)
+                self.out('free.c', 2)
+                self.out('a', [3])
+
+        node = engine.run_get_node(Twice)[1]
+        assert records.of(node.pid)[-3:] == [
+            ('emitted', 'a', [3], False),
+            ('emitted', 'free.c', 2, True),
+            ('finished', {'a': [3], 'free': {'b': 2, 'c': 2}}),
+        ]
+
+    def test_methods_that_are_set_on_the_instance(self, engine):
+        """As plumpy's users write them."""
+        heard, listener = Heard(), ProcessListener()
+        listener.on_process_finished = lambda process, outputs: heard.tell(process, dict(outputs))
+        engine.add_process_listener(listener)
+        node = engine.run_get_node(hosts.Echo, x=1)[1]
+        assert heard.next() == (node, {'y': 1})
+
     def test_what_was_killed(self, engine, records):
         node = engine.submit(hosts.Echo, x=1, gate='told of a kill')
         GATES.wait_entered('told of a kill')
