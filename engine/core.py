@@ -218,20 +218,26 @@ class Core:
             self.source.reader.close()
             process_logging.uninstall()
             self._is_down()
+            if unheard is not None and sys.exception() is not None:
+                LOGGER.warning('%s', unheard)
         if unheard is not None:
             raise unheard
 
     def _dismiss(self, deadline: float) -> StopTimeout | None:
         """Let listeners and subscribers hear the last changes; what stands in the way, if they do not return."""
         self.terminations.close()  # they may wait for processes, and nobody will tell them of an end any more
-        late = None
+        late = []
         for close in (self.audience.close, self.communicator.close):  # the one speaks through the other
             try:
                 close(max(remaining(deadline) or 0.0, CLOSING_LEAST))
             except StopTimeout as error:
-                LOGGER.warning('engine %r has stopped, and somebody who listens has not: %s', self.name, error)
-                late = error
-        return late
+                late.append(error)
+        if not late:
+            return None
+        names = tuple(name for error in late for name in error.names)
+        return StopTimeout(
+            f'engine {self.name!r} has stopped, and who listens to it has not: {"; ".join(map(str, late))}', names=names
+        )
 
     def _begin_no_step(self) -> StepAborted:
         """Begin no further step, and unwind those that are blocked in a call: no verdict on their processes."""

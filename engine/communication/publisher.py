@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from ..errors import CommunicatorClosed
+from ..states import ProcessState
 from .communicator import Communicator
 from .messages import state_subject
 
@@ -27,8 +28,13 @@ class Publisher:
         """Broadcast the changes of a commit, in their order."""
         try:
             for change in commit.changes:
-                if change.before != change.after:
-                    subject = state_subject(change.before, change.after)
-                    self._communicator.broadcast_send(None, sender=change.pid, subject=subject)
+                self._publish(change.pid, change.before, change.after)
         except CommunicatorClosed as error:
             LOGGER.debug('%d changes are not broadcast: %s', len(commit.changes), error)
+
+    def _publish(self, pid: int, before: str, after: str) -> None:
+        if not before and after != ProcessState.CREATED:  # a function that is called runs from the beginning
+            self._publish(pid, before, ProcessState.CREATED)
+            before = ProcessState.CREATED
+        if before != after:
+            self._communicator.broadcast_send(None, sender=pid, subject=state_subject(before, after))

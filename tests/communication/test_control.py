@@ -79,6 +79,22 @@ class TestBroadcasts:
         node = engine.run_get_node(hosts.double, x=3)[1]
         assert subjects(heard, node.pid, 'finished')[-1] == ('running', 'finished')
 
+        class Calls(WorkChain):
+            @classmethod
+            def define(cls, spec):
+                super().define(spec)
+                spec.outline(cls.only)
+
+            def only(self):
+                hosts.double(5)
+
+        (called,) = engine.run_get_node(Calls)[1].called
+        assert subjects(heard, called.pid, 'finished') == [
+            ('', 'created'),
+            ('created', 'running'),
+            ('running', 'finished'),
+        ]
+
     def test_after_the_commit(self, make_engine):
         """Whoever hears of a change reads it in the store."""
         with BlockAt(FaultPoint.BATCH_WRITTEN, hit=1_000_000) as block:
