@@ -76,7 +76,8 @@ class _Subscribers(Generic[S, D]):
 class LocalCommunicator:
     """A :class:`~.communicator.Communicator` for the threads of one OS process; see there for what it promises.
 
-    Messages are handed over as they are, so whoever gets one should not change it.
+    Messages are handed over as they are, so whoever gets one should not change it. A sender that cancels its future
+    before the subscriber is called takes the message back.
 
     :param name: how errors and the log name it.
     """

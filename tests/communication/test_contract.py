@@ -220,14 +220,6 @@ class TestTasks:
         opened.set()
         assert [answer(each) for each in sent] == [('first', 0), ('second', 1), ('second', 2), ('second', 3)]
 
-    def test_a_cancelled_task_is_not_done(self, communicator):
-        seen: list[str] = []
-        cancelled, kept = communicator.task_send('cancelled'), communicator.task_send('kept')
-        assert cancelled.cancel()
-        communicator.add_task_subscriber(lambda _, task: seen.append(task))
-        answer(kept)
-        assert seen == ['kept']
-
 
 class TestBroadcasts:
     def test_all_hear(self, communicator):

@@ -42,6 +42,29 @@ def test_subscribers_are_called_on_threads_of_their_own_kind():
     communicator.close()
 
 
+def test_what_its_sender_cancels_is_not_delivered():
+    communicator = LocalCommunicator()
+    seen: list[str] = []
+    cancelled, kept = communicator.task_send('cancelled'), communicator.task_send('kept')
+    assert cancelled.cancel()
+    communicator.add_task_subscriber(lambda _, task: seen.append(task))
+    final_answer(kept).result(PATIENCE)
+    entered, opened = threading.Event(), threading.Event()
+
+    def answers(_, message):
+        entered.set()
+        assert opened.wait(PATIENCE)
+        seen.append(message)
+
+    communicator.add_rpc_subscriber(answers, 'me')
+    begun, waits = communicator.rpc_send('me', 'begun'), communicator.rpc_send('me', 'waits')
+    assert entered.wait(PATIENCE)
+    assert waits.cancel() and not begun.cancel()
+    opened.set()
+    communicator.close()
+    assert seen == ['kept', 'begun']
+
+
 def test_one_that_does_not_return_is_named_and_what_waits_behind_it_is_refused():
     communicator = LocalCommunicator('stuck')
     entered, opened = threading.Event(), threading.Event()
