@@ -6,18 +6,24 @@ Importing this module starts nothing, configures nothing and loads no database.
 
 from __future__ import annotations
 
+from .communication import BroadcastFilter, Communicator, LocalCommunicator
 from .default import default_engine, run, run_get_node, run_get_pid, submit
 from .engine import Engine
 from .errors import (
+    CommunicationError,
+    CommunicatorClosed,
     ConfigurationError,
     CorruptValue,
+    DuplicateSubscriberIdentifier,
     EngineStopped,
+    InvalidMessage,
     KeyConflict,
     KilledError,
     LeaseLost,
     ProcessExcepted,
     ProcessNotFound,
     ProcessParked,
+    RemoteException,
     ReplayMismatch,
     SpecError,
     StepAborted,
@@ -26,13 +32,18 @@ from .errors import (
     StoreReadOnly,
     StoreTooNew,
     StoreUnavailable,
+    TaskRejected,
     TreadleError,
+    UnroutableError,
     UnstorableValue,
     UnsupportedStore,
     ValidationError,
 )
 from .exit_code import ExitCode
+from .futures import ProcessFuture
 from .interruptable import InterruptableFuture, interruptable_task
+from .launcher import ProcessLauncher
+from .listeners import ProcessListener
 from .node import ProcessNode
 from .processes.builder import ProcessBuilder
 from .processes.functions import calcfunction, workfunction
@@ -50,26 +61,37 @@ from .values import File, Folder, register_codec, register_exception
 
 __all__ = [
     'BaseRestartWorkChain',
+    'BroadcastFilter',
+    'CommunicationError',
+    'Communicator',
+    'CommunicatorClosed',
     'ConfigurationError',
     'CorruptValue',
+    'DuplicateSubscriberIdentifier',
     'Engine',
     'EngineStopped',
     'ExitCode',
     'File',
     'Folder',
     'InterruptableFuture',
+    'InvalidMessage',
     'KeyConflict',
     'KilledError',
     'LeaseLost',
+    'LocalCommunicator',
     'Process',
     'ProcessBuilder',
     'ProcessExcepted',
+    'ProcessFuture',
     'ProcessHandlerReport',
+    'ProcessLauncher',
+    'ProcessListener',
     'ProcessNode',
     'ProcessNotFound',
     'ProcessParked',
     'ProcessSpec',
     'ProcessState',
+    'RemoteException',
     'ReplayMismatch',
     'Runner',
     'SpecError',
@@ -79,8 +101,10 @@ __all__ = [
     'StoreReadOnly',
     'StoreTooNew',
     'StoreUnavailable',
+    'TaskRejected',
     'ToContext',
     'TreadleError',
+    'UnroutableError',
     'UnstorableValue',
     'UnsupportedStore',
     'ValidationError',

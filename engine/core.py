@@ -18,8 +18,11 @@ from typing import Literal
 from ..threads import ForkGuard, Group, LoopThread, StepThreads, StopTimeout, Watchdog, run_in_child, wait
 from . import logging as process_logging
 from .aborts import Aborts
+from .audience import Audience
 from .calls import remaining
 from .claims import Claims
+from .communication import LocalCommunicator
+from .communication.publisher import Publisher
 from .config import Diagnostics
 from .dispatcher import Dispatcher
 from .errors import EngineStopped, ProcessParked, StepAborted, StoreUnavailable
@@ -90,6 +93,11 @@ class Core:
         self._went_down: Future[None] = Future()
         self.steps = StepThreads(permits=steps)
         self.terminations = Terminations()
+        self.audience = Audience()
+        self.communicator = LocalCommunicator(name)
+        self.audience.add(
+            Publisher(self.communicator).publish, name='broadcasts', wanted=lambda: self.communicator.is_heard
+        )
         self.dispatcher = Dispatcher(
             capacity=max(HELD_AT_LEAST, HELD_PER_STEP * self.steps.permits),
             blocked=lambda: self.steps.blocked_count,
@@ -109,14 +117,14 @@ class Core:
             self.state = 'starting'
         try:
             self._logging = process_logging.install(self._diagnostics.logging)
-        except BaseException:
-            self._is_down()
-            raise
-        try:
-            self._build()
-            self._group.start(timeout)
+            try:
+                self._build()
+                self._group.start(timeout)
+            except BaseException:
+                self._logging.release()
+                raise
         except BaseException as error:
-            self._logging.release()
+            self._dismiss(time.monotonic())
             self._is_down()
             if isinstance(error, TimeoutError):
                 raise StoreUnavailable(
@@ -224,6 +232,7 @@ class Core:
 
     def _wind_down(self, deadline: float) -> None:
         timeout = remaining(deadline) or 0.0
+        unheard: StopTimeout | None = None
         closing = min(CLOSING_SHARE * timeout, CLOSING_MOST)
         reason = self.begin_no_step()
         going = [(visit, self.dispatcher.end_of(visit)) for visit in self.dispatcher.visits()]
@@ -233,11 +242,35 @@ class Core:
                 self.aborts.abort(visit, reason, lambda callback: callback())
             self._group.stop(max(remaining(deadline) or 0.0, closing, CLOSING_LEAST))
             self._refuse_to_forget(self.dispatcher.visits())
+        except KeyboardInterrupt:
+            deadline = time.monotonic()
+            raise
         finally:
             self._abandon_after([self.dispatcher.end_of(visit) for visit in self.dispatcher.visits()])
+            unheard = self._dismiss(deadline)
             self.source.reader.close()
             self._logging.release()
             self._is_down()
+            if unheard is not None and sys.exception() is not None:
+                LOGGER.warning('%s', unheard)
+        if unheard is not None:
+            raise unheard
+
+    def _dismiss(self, deadline: float) -> StopTimeout | None:
+        """Let listeners and subscribers hear the last changes; what stands in the way, if they do not return."""
+        self.terminations.close()  # they may wait for processes, and nobody will tell them of an end any more
+        late = []
+        for close in (self.audience.close, self.communicator.close):  # the one speaks through the other
+            try:
+                close(max(remaining(deadline) or 0.0, CLOSING_LEAST))
+            except StopTimeout as error:
+                late.append(error)
+        if not late:
+            return None
+        names = tuple(name for error in late for name in error.names)
+        return StopTimeout(
+            f'engine {self.name!r} has stopped, and who listens to it has not: {"; ".join(map(str, late))}', names=names
+        )
 
     def begin_no_step(self) -> StepAborted:
         """Begin no further step, and unwind those that are blocked in a call: no verdict on their processes."""
@@ -308,7 +341,9 @@ class Core:
 
     # -- what the parts tell each other ----------------------------------------------------------------------
 
-    def committed(self, changes: Sequence[StateChange], claims: Sequence[ProcessRecord]) -> None:
+    def committed(
+        self, changes: Sequence[StateChange], claims: Sequence[ProcessRecord], pauses: Mapping[int, bool]
+    ) -> None:
         """Changes are durable; on the store thread, right after the commit."""
         killed = [change.pid for change in changes if change.after == ProcessState.KILLED]
         if killed:
@@ -316,6 +351,7 @@ class Core:
         self.terminations.ended(change.pid for change in changes if change.after in TERMINAL_STATES)
         if claims:
             self.dispatcher.dispatch(claims)
+        self.audience.tell(changes, pauses)
 
     def paused(self, pauses: Mapping[int, bool]) -> None:
         """Processes are durably paused, or no longer; on the store thread, right after the commit."""

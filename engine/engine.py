@@ -20,13 +20,16 @@ from ..threads import (
     wait,
 )
 from .calls import Calls, remaining
+from .communication import Communicator
 from .config import Diagnostics, LogChoice, LogSettings
+from .control import ProcessControl
 from .core import Core
 from .errors import EngineStopped
 from .faults import Faults, NoFaults
 from .function_calls import FunctionCalls
 from .futures import HostFuture
 from .launch import resolve
+from .listeners import Listeners, ProcessListener
 from .node import ProcessNode, ResultAndNode, ResultAndPid
 from .pids import PidBlocks
 from .processes.functions import ProcessFunction
@@ -119,6 +122,7 @@ class Engine:
             faults=NoFaults() if faults is None else faults,
             host=self,
         )
+        self._listeners = Listeners(self.core.audience, lambda: self.core.source)
 
     # -- starting and stopping -----------------------------------------------------------------------------
 
@@ -132,6 +136,7 @@ class Engine:
         core.start(timeout)
         self._calls = Calls(parts=core, host=self, pids=PidBlocks(core.store))
         self._functions = FunctionCalls(parts=core, host=self, calls=self._calls)
+        core.communicator.add_process_subscriber(ProcessControl(self))
         _started.add(self)
         core.begin()
         return self
@@ -184,6 +189,16 @@ class Engine:
     def in_haste(self) -> bool:
         """Whether a second Ctrl-C has interrupted the dealing with the first."""
         return self.is_running and self._calls.in_haste
+
+    @property
+    def communicator(self) -> Communicator:
+        """Carries this engine's messages; closed with the engine.
+
+        Broadcasts ``state_changed.<from>.<to>`` come from it after each commit, with the pid as sender, and RPCs to
+        every pid of the store are answered while the engine runs. Tasks want a
+        :class:`~treadle.engine.ProcessLauncher` as subscriber.
+        """
+        return self.core.communicator
 
     def _running(self) -> Calls:
         self.core.check_fork()
@@ -334,18 +349,41 @@ class Engine:
 
         :raises ProcessNotFound: there is no such process.
         """
-        calls = self._running()
-        (node,) = self._nodes_of(pid)
-        ended = calls.end_of(node)
+        node, ended = self.expect(pid)
         final = HostFuture(node, self.core.steps.post_beside)
-        final.when_cancelled(lambda: self.core.terminations.forget(node.pid, ended))
+        final.when_cancelled(lambda: self.forget(node, ended))
 
         def resolve(done: End) -> None:
-            self.core.terminations.forget(node.pid, ended)
+            self.forget(node, ended)
             final.resolve(done)
 
         ended.add_done_callback(resolve)
         return final
+
+    def expect(self, pid: int | ProcessNode) -> tuple[ProcessNode, End]:
+        """For futures: the node of a process, and what resolves at its end, on a thread that must not be blocked.
+
+        Ends that this engine commits are told right away; those that others commit are found by the one search that
+        the engine makes for all that is awaited, within 50 ms of the commit and every five seconds in any case.
+
+        :raises ProcessNotFound: there is no such process.
+        """
+        calls = self._running()
+        (node,) = self._nodes_of(pid)
+        return node, calls.end_of(node)
+
+    def forget(self, node: ProcessNode, ended: End) -> None:
+        """For futures: nobody waits for what :meth:`expect` has returned any more."""
+        self.core.terminations.forget(node.pid, ended)
+
+    def outcome(self, node: ProcessNode) -> dict[str, Any]:
+        """The outputs of a process that has ended, also after a stop.
+
+        :raises KilledError: it was killed.
+        :raises Exception: what the process raised.
+        """
+        self.core.check_fork()
+        return self._calls.outcome(node)
 
     def load(self, pid: int) -> ProcessNode:
         """The node of a process.
@@ -449,12 +487,43 @@ class Engine:
         (node,) = self._nodes_of(pid)
         return bool(calls.play([node.pid]).result())
 
+    # -- listeners ---------------------------------------------------------------------------------------------
+
+    def add_process_listener(self, listener: ProcessListener, process: int | ProcessNode | None = None) -> None:
+        """Tell ``listener`` of what this engine commits: of processes that it makes, runs, pauses, plays or kills.
+
+        A listener belongs to the engine and this OS process, not to the process that it hears of. :meth:`stop` tells
+        what was committed before, as long as its time lasts.
+
+        :param process: the only one to tell of, to its end, also if it has ended before; ``None`` means all, from now
+            on. Adding the same listener again changes nothing.
+        :raises TypeError: it is not derived from ``ProcessListener``.
+        :raises ProcessNotFound: there is no such process.
+        """
+        self._running()
+        self._listeners.add(listener, None if process is None else self._nodes_of(process)[0])
+
+    def remove_process_listener(
+        self, listener: ProcessListener, process: int | ProcessNode | None = None
+    ) -> None:
+        """Tell ``listener`` no more of that process, or of all if it was added for all; also inside of it.
+
+        What it is being told at this moment goes on. A listener that is not there is no error.
+        """
+        self.core.check_fork()
+        self._listeners.remove(listener, process.pid if isinstance(process, ProcessNode) else process)
+
     # -- for processes: see treadle.engine.processes.visit.Host ------------------------------------------------
 
     @property
     def codec(self) -> Codec:
         """Turns this store's values into text and back."""
         return self.core.source.codec
+
+    @property
+    def hears_outputs(self) -> bool:
+        """Whether a listener wants to know which outputs steps set."""
+        return self.core.audience.hears_outputs
 
     def submit_child(
         self, visit: Visit, target: Any, inputs: Mapping[str, Any] | None, kwargs: Mapping[str, Any]

@@ -71,6 +71,34 @@ class EngineStopped(TreadleError):
     """The engine stopped before the process ended; the process stays runnable in the store."""
 
 
+class CommunicationError(TreadleError):
+    """Base of what can be wrong with a message; the names of those below are ``kiwipy``'s."""
+
+
+class InvalidMessage(CommunicationError, ValueError):
+    """What was sent is no message of the kind that it should be; says what is wrong with it."""
+
+
+class TaskRejected(CommunicationError):
+    """A subscriber does not do this task; raised by it, and told to the sender when all have raised it."""
+
+
+class RemoteException(CommunicationError):
+    """The recipient of a message raised; names the error, which is the cause where it is at hand."""
+
+
+class UnroutableError(CommunicationError, LookupError):
+    """Nobody answers to that identifier."""
+
+
+class DuplicateSubscriberIdentifier(CommunicationError, ValueError):
+    """There is a subscriber under that identifier."""
+
+
+class CommunicatorClosed(CommunicationError):
+    """The communicator takes no more messages, or closed before this one was delivered."""
+
+
 class StepAborted(BaseException):
     """Unwinds a step whose result can no longer count.
 

@@ -399,6 +399,7 @@ class Execution:
             log=tuple(visit.log),
             kept_calls=frozenset(visit.asked) if visit.replayed else None,
             pauses=visit.pauses,
+            emitted=tuple(visit.emitted),
         )
 
     def _commit(self, ending: Ending, unit: Unit) -> None:

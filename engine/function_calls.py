@@ -217,6 +217,7 @@ class FunctionCalls:
             create=tuple(visit.children) if advance.state == ProcessState.FINISHED else (),
             log=tuple(visit.log),
             kept_calls=frozenset(visit.asked) if visit.replayed else None,
+            emitted=tuple(visit.emitted) if advance.outputs is not None else (),
         )
         verdict = self._calls.commit(unit, visit)
         if isinstance(verdict, Lost):

@@ -1,18 +1,19 @@
-"""The future of a process's end, as a host holds it."""
+"""The future of a process's end, as a host holds it: on threads, or on a loop of the host's."""
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Protocol
 
-from ..threads import LoopClosed, StartFailed
+from ..threads import LoopClosed, StartFailed, call_when_done
 from .node import ProcessNode
 from .terminations import End
 
-__all__ = ['HostFuture']
+__all__ = ['HostFuture', 'ProcessFuture']
 
 
 class HostFuture(Future[ProcessNode]):
@@ -60,3 +61,70 @@ class HostFuture(Future[ProcessNode]):
             except (LoopClosed, StartFailed):  # the engine has stopped; this thread holds up nothing any more
                 pass
         callback(done)
+
+
+class Expecting(Protocol):
+    """The part of an engine that a future needs."""
+
+    def expect(self, pid: int | ProcessNode, /) -> tuple[ProcessNode, End]:
+        """The node of a process, and what resolves at its end."""
+
+    def forget(self, node: ProcessNode, ended: End, /) -> None:
+        """Nobody waits for it any more."""
+
+
+class ProcessFuture(asyncio.Future[ProcessNode]):
+    """An :class:`asyncio.Future` of the final node of a process, for a loop of the host's.
+
+    It resolves when the end is committed, whoever commits it, and soon if the process has ended before. It fails with
+    ``EngineStopped`` if the engine stops first, and with ``ProcessParked`` if that cannot go on with the process.
+    Cancelling it leaves the process alone. Make it on the thread that runs the loop, or is about to.
+
+    :param pid: the process, or its node.
+    :param engine: a running engine on the process's store.
+    :param loop: the loop; the one that runs, if none is given.
+    :raises ProcessNotFound: there is no such process.
+    :raises RuntimeError: no loop runs, and none is given.
+    """
+
+    def __init__(
+        self, pid: int | ProcessNode, engine: Expecting, *, loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
+        if loop is None:
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:
+                raise RuntimeError(
+                    'a ProcessFuture belongs to a loop, and none runs here; give one as loop=, or use engine.future()'
+                ) from None
+        super().__init__(loop=loop)
+        self._engine = engine
+        self._node, self._ended = engine.expect(pid)
+        self._unregister = call_when_done(self._ended, loop, self._resolve)
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._node.pid
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel the future and forget that it waited; the process goes on."""
+        cancelled = super().cancel(msg)
+        if cancelled:
+            self._let_go()
+        return cancelled
+
+    def _resolve(self) -> None:
+        if self.done():
+            return
+        self._let_go()
+        error = self._ended.exception()
+        if error is not None:
+            self.set_exception(error)
+            return
+        self._node._use(self._ended.result())
+        self.set_result(self._node)
+
+    def _let_go(self) -> None:
+        self._unregister()
+        self._engine.forget(self._node, self._ended)

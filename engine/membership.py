@@ -93,12 +93,17 @@ class Membership:
         if record is None:
             raise EngineStopped(f'engine {self._engine_name!r} is stopping')
         sent = self.lease.send()
-        engine_id = self._store.call(lambda transaction: transaction.register_engine(record)).result(timeout)
+        engine_id = self._store.call(lambda transaction: self._register(transaction, record)).result(timeout)
         self.begin_life(engine_id)
         self._store.engine_id = engine_id
         self.lease.confirm(sent)
         self._faults.hit(FaultPoint.ENGINE_REGISTERED)
         self.release_the_dead()
+
+    def _register(self, transaction: Transaction, record: EngineRecord) -> int:
+        if self._leaves:  # the start was given up while the store was busy
+            raise EngineStopped(f'engine {self._engine_name!r} was not started in time')
+        return transaction.register_engine(record)
 
     def next_life(self) -> EngineRecord | None:
         """The row under which this engine begins, or goes on after it was declared dead; its lock is taken by then.

@@ -7,7 +7,7 @@ a future that was handed out resolves, also when its loop crashes or stops.
 from __future__ import annotations
 
 from .blocking import wait
-from .bridge import Bridge, CrossingFuture, wait_on_loop
+from .bridge import Bridge, CrossingFuture, call_when_done, wait_on_loop
 from .errors import Forked, LoopClosed, StartFailed, StopTimeout, ThreadsError, WrongThread
 from .fork import ForkGuard, Uncut, run_in_child
 from .group import Group, Member
@@ -15,6 +15,7 @@ from .loop_thread import LoopState, LoopThread, current_loop_thread, refuse_on_l
 from .mailbox import Mailbox
 from .permits import StepThreads
 from .stacks import stack_of, top_of
+from .strand import Strand
 from .watchdog import Watchdog
 
 __all__ = [
@@ -31,10 +32,12 @@ __all__ = [
     'StartFailed',
     'StepThreads',
     'StopTimeout',
+    'Strand',
     'ThreadsError',
     'Uncut',
     'Watchdog',
     'WrongThread',
+    'call_when_done',
     'current_loop_thread',
     'refuse_on_loop_thread',
     'run_in_child',

@@ -449,6 +449,26 @@ class _LoopWaiter:
             self._waiter.set_result(None)
 
 
+def call_when_done(
+    future: Future[Any], loop: asyncio.AbstractEventLoop, callback: Callable[[], object]
+) -> Callable[[], None]:
+    """Call `callback()` on `loop`, which may be one that Treadle does not own, soon after `future` is done.
+
+    For the thread that runs the loop, or is about to. A loop that is closed by then is left alone.
+
+    :returns: what forgets the callback; if the future is done at this moment, it may be called all the same.
+    """
+    bridge, relay, key = _bridge_of(loop), relay_of(future), object()
+
+    def call() -> None:
+        with contextlib.suppress(LoopClosed, Forked):
+            bridge.post(callback)
+
+    if not relay.add(key, call):
+        call()
+    return partial(relay.discard, key)
+
+
 async def wait_on_loop(future: Future[T]) -> T:
     """Await a `concurrent.futures.Future` on whatever loop runs here, also one that Treadle does not own.
 

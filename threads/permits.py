@@ -44,17 +44,19 @@ class StepThreads:
 
     :param permits: how many jobs may execute at once; at least 1.
     :param name: the threads are called ``<name>-1``, ``<name>-2``, ...
+    :param kind: what errors call a job.
     :param idle: seconds after which a thread without work ends.
 
     Guarantees: a job that :meth:`post` accepts runs, also when :meth:`stop` comes first; jobs of the same nesting
     start in the order in which they were posted. A job should not raise; what it raises is logged.
     """
 
-    def __init__(self, *, permits: int, name: str = 'treadle-step', idle: float = 10.0) -> None:
+    def __init__(self, *, permits: int, name: str = 'treadle-step', kind: str = 'step', idle: float = 10.0) -> None:
         if permits < 1:
             raise ValueError(f'steps must be at least 1, not {permits!r}')
         self.permits = permits
         self._name = name
+        self._kind = kind
         self._idle_seconds = idle
         self._lock = threading.Lock()
         self._free = permits
@@ -153,7 +155,7 @@ class StepThreads:
                 break
         if alive:
             raise StopTimeout(
-                f'{len(alive)} step(s) did not end within {timeout:.3g} s: '
+                f'{len(alive)} {self._kind}(s) did not end within {timeout:.3g} s: '
                 + '; '.join(f'{each.name!r} is at {top_of(each)}' for each in alive),
                 names=tuple(each.name for each in alive),
             )

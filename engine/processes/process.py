@@ -167,6 +167,9 @@ class Process:
             there = there.setdefault(namespace, {})
         there[last] = value
         self._outputs_changed = True
+        visit = self._visit
+        if visit is not None and visit.host.hears_outputs:
+            visit.emitted.append((name, self.spec().is_dynamic_output(name)))
 
     def out_many(self, outputs: Mapping[str, Any]) -> None:
         """Set several outputs."""

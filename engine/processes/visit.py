@@ -32,6 +32,10 @@ class Host(Protocol):
     def codec(self) -> Codec:
         """Turns values into text and back."""
 
+    @property
+    def hears_outputs(self) -> bool:
+        """Whether somebody wants to know which outputs a step sets."""
+
     def submit_child(
         self, visit: Visit, target: Any, inputs: Mapping[str, Any] | None, kwargs: Mapping[str, Any]
     ) -> ProcessNode:
@@ -62,6 +66,7 @@ class Visit:
         'asked',
         'blocked_on',
         'children',
+        'emitted',
         'fence',
         'host',
         'is_dead',
@@ -91,6 +96,7 @@ class Visit:
         #: What a step has left running may go on logging for ever, and nobody would take it from here.
         self.log_is_complete = False
         self.pauses = False
+        self.emitted: list[tuple[str, bool]] = []
         self.aborted: StepAborted | None = None
         self.is_dead = False
         self.blocked_on: list[Future[Any]] = []

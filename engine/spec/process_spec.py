@@ -225,6 +225,13 @@ class ProcessSpec:
         if problems:
             raise report(self.label, 'outputs', problems)
 
+    def is_dynamic_output(self, path: str) -> bool:
+        """Whether an output is accepted although no port was declared for it."""
+        port: Any = self._outputs
+        for part in path.split(SEPARATOR):
+            port = port.get(part) if isinstance(port, PortNamespace) else None
+        return port is None
+
     def missing_outputs(self, outputs: Mapping[str, Any]) -> list[str]:
         """The paths of the required outputs that are not in ``outputs``, without a leading ``outputs``."""
         plan = self._output_plan or self._outputs.compiled()

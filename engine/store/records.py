@@ -141,6 +141,7 @@ class Unit(msgspec.Struct, frozen=True, gc=False):
     :ivar kept_calls: on a replayed step, the numbers of the recorded calls that were asked for again; the
         other recorded calls of that visit are killed. ``None`` when the step was not a replay.
     :ivar pauses: the process pauses itself, and its descendants with it, unless it has ended.
+    :ivar emitted: outputs that were set, as names and whether the port is dynamic; only noted while somebody listens.
     """
 
     fence: Fence | None = None
@@ -149,6 +150,7 @@ class Unit(msgspec.Struct, frozen=True, gc=False):
     log: tuple[LogEntry, ...] = ()
     kept_calls: frozenset[int] | None = None
     pauses: bool = False
+    emitted: tuple[tuple[str, bool], ...] = ()
 
 
 class Held(msgspec.Struct, frozen=True, gc=False):
@@ -183,11 +185,17 @@ Verdict = Held | Lost
 
 
 class StateChange(msgspec.Struct, frozen=True, gc=False):
-    """A committed change of state, for whoever listens."""
+    """A committed change of state, for whoever listens.
+
+    :ivar emitted: outputs that were set, as in :class:`Unit`; with them, ``before`` and ``after`` may be the same.
+    :ivar outputs: all outputs so far, encoded, if some were set.
+    """
 
     pid: int
     before: str
     after: str
+    emitted: tuple[tuple[str, bool], ...] = ()
+    outputs: str | None = None
 
 
 class EngineRecord(msgspec.Struct, frozen=True, gc=False):

@@ -69,8 +69,13 @@ class Database(Protocol):
 class Listener(Protocol):
     """Who is told what has been committed; called on the store thread, so it must only post."""
 
-    def committed(self, changes: Sequence[StateChange], claims: Sequence[ProcessRecord]) -> None:
-        """These changes are durable, and these processes are this engine's to run."""
+    def committed(
+        self, changes: Sequence[StateChange], claims: Sequence[ProcessRecord], pauses: Mapping[int, bool]
+    ) -> None:
+        """These changes are durable, and these processes are this engine's to run.
+
+        :param pauses: what :meth:`paused` was told, once more.
+        """
 
     def paused(self, pauses: Mapping[int, bool]) -> None:
         """These processes are durably paused, or no longer; told before the answers of the same commit."""
@@ -281,8 +286,8 @@ class StoreThread:
             # Before the answers: who hears that a step of its is committed must not begin the next one.
             self._listener.paused(transaction.pauses)
         self._answer_all(batch, answers)
-        if transaction.changes or transaction.claims:
-            self._listener.committed(transaction.changes, transaction.claims)
+        if transaction.changes or transaction.claims or transaction.pauses:
+            self._listener.committed(transaction.changes, transaction.claims, transaction.pauses)
         self._faults.hit(FaultPoint.BATCH_ANSWERED)
 
     def _answer_all(self, batch: Sequence[tuple[Any, Reply]], answers: Sequence[Any]) -> None:

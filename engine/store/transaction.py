@@ -238,7 +238,11 @@ class Transaction:
                     'fenced_version': fence.version,
                 }
             )
-            if advance.state != ProcessState.RUNNING:
+            if unit.emitted:
+                self.changes.append(
+                    StateChange(fence.pid, ProcessState.RUNNING, advance.state, unit.emitted, advance.outputs)
+                )
+            elif advance.state != ProcessState.RUNNING:
                 self.changes.append(StateChange(fence.pid, ProcessState.RUNNING, advance.state))
         if rows:
             self._cursor.executemany(self._sql.advance, rows)

@@ -67,7 +67,9 @@ class Rig:
         self.lives.append(engine_id)
         self.engine_id = engine_id
 
-    def committed(self, changes: Sequence[StateChange], claims: Sequence[ProcessRecord]) -> None:
+    def committed(
+        self, changes: Sequence[StateChange], claims: Sequence[ProcessRecord], pauses: Mapping[int, bool]
+    ) -> None:
         if self.listener_error is not None:
             raise self.listener_error
         self.told.extend(changes)

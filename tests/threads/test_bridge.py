@@ -15,7 +15,15 @@ from typing import Any
 import pytest
 
 import treadle.threads
-from treadle.threads import Bridge, LoopClosed, LoopThread, WrongThread, wait, wait_on_loop
+from treadle.threads import (
+    Bridge,
+    LoopClosed,
+    LoopThread,
+    WrongThread,
+    call_when_done,
+    wait,
+    wait_on_loop,
+)
 from treadle.threads.bridge import BATCH
 from treadle.threads.relay import relay_of
 
@@ -551,3 +559,36 @@ def test_a_crossing_costs_about_what_the_raw_call_costs(make_thread: Make) -> No
         raw.append(clock(lambda: asyncio.run_coroutine_threadsafe(nothing(), thread.loop).result()))
         ours.append(clock(lambda: wait(thread.bridge.submit(nothing))))
     assert min(ours) < 2 * min(raw)
+
+
+class TestCallWhenDone:
+    """What a future on a foreign loop rests on."""
+
+    def test_it_calls_on_the_loop_soon_after(self) -> None:
+        loop = asyncio.new_event_loop()
+        try:
+            future: concurrent.futures.Future[int] = concurrent.futures.Future()
+            seen: list[object] = []
+            call_when_done(future, loop, lambda: (seen.append(threading.get_ident()), loop.stop()))
+            resolver = threading.Thread(target=future.set_result, args=(1,))
+            resolver.start()
+            loop.run_forever()
+            resolver.join()
+            assert seen == [threading.get_ident()]
+            call_when_done(future, loop, lambda: (seen.append('done before'), loop.stop()))
+            assert seen[1:] == []
+            loop.run_forever()
+            assert seen[1:] == ['done before']
+        finally:
+            loop.close()
+
+    def test_forgotten_or_closed_it_is_not_called(self) -> None:
+        loop = asyncio.new_event_loop()
+        future: concurrent.futures.Future[int] = concurrent.futures.Future()
+        seen: list[str] = []
+        forget = call_when_done(future, loop, lambda: seen.append('forgotten'))
+        call_when_done(future, loop, lambda: seen.append('closed'))
+        forget()
+        loop.close()
+        future.set_result(1)
+        assert seen == []
