@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..threads import ForkGuard, Group, LoopThread, StepThreads, StopTimeout, Watchdog, run_in_child, wait
 from . import logging as process_logging
@@ -22,17 +22,21 @@ from .dispatcher import Dispatcher
 from .errors import EngineStopped, ProcessParked, StepAborted
 from .exit_code import ExitCode
 from .faults import Faults
+from .homes import Homes
 from .membership import Membership
 from .node import ProcessNode, Source
 from .processes.attributes import AttributeDict, FrozenAttributes
-from .processes.visit import Host, Visit
-from .runner import Runner
+from .processes.visit import Visit
 from .states import TERMINAL_STATES, ProcessState
 from .store.location import StoreLocation
 from .store.records import ProcessRecord, StateChange
 from .store.store_thread import StoreThread
 from .terminations import Terminations
 from .values import Codec, DiskObjects, Reference
+from .worker import Worker
+
+if TYPE_CHECKING:
+    from .engine import Engine
 
 __all__ = ['Core']
 
@@ -63,7 +67,7 @@ class Core:
         claims_all: bool,
         switch_interval: float | None,
         faults: Faults,
-        host: Host,
+        host: Engine,
     ) -> None:
         self.name = name
         self.location = location
@@ -81,10 +85,12 @@ class Core:
         self._went_down: Future[None] = Future()
         self.steps = StepThreads(permits=steps)
         self.terminations = Terminations()
+        self.homes = Homes()
         self.dispatcher = Dispatcher(
             capacity=max(HELD_AT_LEAST, HELD_PER_STEP * self.steps.permits),
             blocked=lambda: self.steps.blocked_count,
             admits=lambda record: self.claims.admits(record),
+            homes=self.homes,
         )
         self.aborts = Aborts(dispatcher=self.dispatcher, run_beside=self.steps.post_beside)
         run_in_child(self._after_fork)
@@ -108,7 +114,7 @@ class Core:
     def begin(self) -> None:
         """Take calls, and look for what is to be run."""
         self.claims.begin(self.membership)
-        self.dispatcher.open([runner.give for runner in self._runners])
+        self.dispatcher.open([worker.give for worker in self._workers])
         process_logging.install()
         if self._switch_interval is not None:
             sys.setswitchinterval(self._switch_interval)
@@ -143,15 +149,12 @@ class Core:
         )
         self.claims = Claims(parts=self, claims_all=self._claims_all)
         names = [f'treadle-worker-{number}' for number in range(1, self._worker_count + 1)]
-        self._runners = [Runner(name=name, parts=self, host=self._host) for name in names]
-        workers = [
-            LoopThread(name, main=runner.main, on_crash=self._worker_crashed)
-            for name, runner in zip(names, self._runners, strict=True)
-        ]
-        watchdog = Watchdog(workers)
+        self._workers = [Worker(name, engine=self._host, on_crash=self._worker_crashed) for name in names]
+        threads = [worker.thread for worker in self._workers]
+        watchdog = Watchdog(threads)
         self._group = Group(
             f'engine {self.name!r}',
-            [self.store, self.membership, self.steps, *workers, watchdog],
+            [self.store, self.membership, self.steps, *threads, watchdog],
             stop_order=[[watchdog.name], names, [self.steps.name], [self.membership.name], [self.store.name]],
         )
 
@@ -191,8 +194,9 @@ class Core:
         timeout = remaining(deadline) or 0.0
         closing = min(CLOSING_SHARE * timeout, CLOSING_MOST)
         reason = self.begin_no_step()
-        going = [(visit, self.dispatcher.end_of(visit)) for visit in self.dispatcher.visits()]
         try:
+            self.homes.close(deadline - closing)
+            going = [(visit, self.dispatcher.end_of(visit)) for visit in self.dispatcher.visits()]
             late = [visit for visit, over in going if not _in_time(over, deadline - closing)]
             for visit in late:
                 self.aborts.abort(visit, reason, lambda callback: callback())
@@ -303,6 +307,7 @@ class Core:
 
     def _tick(self) -> None:
         self.membership.beat()
+        self.homes.check()
         if self._database.changed_elsewhere():
             self.claims.look(ends=True)
         else:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .aborts import Aborts
     from .dispatcher import Dispatcher
     from .faults import Faults
+    from .homes import Homes
     from .node import Source
     from .store.store_thread import StoreThread
     from .terminations import Terminations
@@ -25,6 +26,7 @@ class EngineParts(Protocol):
     store: StoreThread
     steps: StepThreads
     dispatcher: Dispatcher
+    homes: Homes
     terminations: Terminations
     aborts: Aborts
     source: Source

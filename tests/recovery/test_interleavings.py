@@ -210,8 +210,8 @@ def test_claims_that_are_committed_while_the_engine_stops_stay_runnable(url: str
         # The claim is written and not committed; the workers close before it is.
         stopping = threading.Thread(target=engine.stop)
         stopping.start()
-        for runner in engine.core._runners:
-            while not runner._mailbox.closed:
+        for worker in engine.core._workers:
+            while not worker._mailbox.closed:
                 stopping.join(0.001)
         block.release()
         stopping.join(PATIENCE)

@@ -1,0 +1,83 @@
+"""Which processes are at home on a loop of the user's, and so go there whenever this engine claims them.
+
+Most engines have none. A process is at home with a runner from its start to its end, also while it waits and is a row,
+unless the runner closes before, or its loop does: then it is the workers'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from .store.records import ProcessRecord
+
+__all__ = ['Home', 'Homes']
+
+
+class Home(Protocol):
+    """A runner on a loop of the user's."""
+
+    def give(self, claims: Sequence[ProcessRecord]) -> Sequence[ProcessRecord]:
+        """Drive claimed processes; from any thread, never blocking. Returns those that it does not take."""
+
+    def check(self) -> None:
+        """See whether its loop was closed without a word; on the store thread, never blocking."""
+
+    def engine_stops(self, deadline: float) -> None:
+        """Let no process of the engine's go on; ``deadline`` is on the monotonic clock."""
+
+
+class Homes:
+    """The homes of an engine's processes. Single operations of dictionaries and sets are atomic; there is no lock."""
+
+    def __init__(self) -> None:
+        self._home_of: dict[int, Home] = {}
+        self._homes: set[Home] = set()
+
+    def __len__(self) -> int:
+        """How many processes have a home."""
+        return len(self._home_of)
+
+    def __contains__(self, pid: int) -> bool:
+        """Whether the process has one."""
+        return pid in self._home_of
+
+    def settle(self, pid: int, home: Home) -> None:
+        """From now on the process goes there whenever it is claimed."""
+        self._homes.add(home)
+        self._home_of[pid] = home
+
+    def leave(self, pid: int) -> None:
+        """The process has no home any more: it has ended, or goes on with the workers."""
+        self._home_of.pop(pid, None)
+
+    def leave_all(self, home: Home) -> None:
+        """Nothing goes there any more; what is there may still come to its checkpoint."""
+        for pid, its in list(self._home_of.items()):
+            if its is home:
+                self.leave(pid)
+
+    def forget(self, home: Home) -> None:
+        """Nothing is there any more, and nothing comes."""
+        self._homes.discard(home)
+
+    def send(self, claims: Iterable[ProcessRecord]) -> list[ProcessRecord]:
+        """Hand claims to their homes, in one call to each; returns those that have none."""
+        rest: list[ProcessRecord] = []
+        shares: dict[Home, list[ProcessRecord]] = {}
+        for record in claims:
+            home = self._home_of.get(record.pid)
+            (rest if home is None else shares.setdefault(home, [])).append(record)
+        for home, share in shares.items():
+            rest.extend(home.give(share))
+        return rest
+
+    def check(self) -> None:
+        """Look for loops that were closed; called all the time, and free when there are none."""
+        for home in list(self._homes) if self._homes else ():
+            home.check()
+
+    def close(self, deadline: float) -> None:
+        """The engine stops."""
+        for home in list(self._homes):
+            home.engine_stops(deadline)
