@@ -536,14 +536,20 @@ class Execution:
             self._end_visit()
         parts.homes.leave(pid)
         parts.dispatcher.left(pid, epoch)
-        fence = Fence(pid, epoch, self._version)
-        with contextlib.suppress(EngineStopped):  # the engine's own end releases all that it owns
-            parts.store.post(lambda transaction: transaction.release(fence, take_again=True), self._has_given_back)
+        self._post_release()
         parts.has_room()
 
-    def _has_given_back(self, answer: Any) -> None:
+    def _post_release(self) -> None:
+        fence = Fence(self._record.pid, self._record.epoch, self._version)
+        with contextlib.suppress(EngineStopped):  # the engine's own end releases all that it owns
+            self._parts.store.post(
+                lambda transaction: transaction.release(fence, take_again=True), self._is_released
+            )
+
+    def _is_released(self, answer: Any) -> None:
         if isinstance(answer, Failure) and not isinstance(answer.error, EngineStopped):
-            LOGGER.error('process %d stays claimed until its engine stops: %s', self._record.pid, answer.error)
+            LOGGER.error('process %d cannot be given back now: %s', self._record.pid, answer.error)
+            self._parts.homes.call_later(self._post_release)
 
 
 async def _awaiting(step: Awaitable[Any]) -> Any:

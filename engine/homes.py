@@ -6,12 +6,17 @@ unless the runner closes before, or its loop does: then it is the workers'.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from .store.records import ProcessRecord
 
 __all__ = ['Home', 'Homes']
+
+#: Seconds before what the store did not take is tried again.
+RETRY = 1.0
 
 
 class Home(Protocol):
@@ -33,6 +38,7 @@ class Homes:
     def __init__(self) -> None:
         self._home_of: dict[int, Home] = {}
         self._homes: set[Home] = set()
+        self._late: deque[tuple[float, Callable[[], object]]] = deque()
 
     def __len__(self) -> int:
         """How many processes have a home."""
@@ -72,10 +78,16 @@ class Homes:
             rest.extend(home.give(share))
         return rest
 
+    def call_later(self, job: Callable[[], object]) -> None:
+        """Have :meth:`check` call ``job`` when :data:`RETRY` seconds have passed."""
+        self._late.append((time.monotonic() + RETRY, job))
+
     def check(self) -> None:
-        """Look for loops that were closed; called all the time, and free when there are none."""
+        """Look for loops that were closed, and call what is due; on the store thread, which does so all the time."""
         for home in list(self._homes) if self._homes else ():
             home.check()
+        while self._late and self._late[0][0] <= time.monotonic():
+            self._late.popleft()[1]()
 
     def close(self, deadline: float) -> None:
         """The engine stops."""

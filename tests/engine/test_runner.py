@@ -118,6 +118,16 @@ def is_empty(engine: Engine) -> bool:
     return not (core.dispatcher._held or core.dispatcher._at_home or core.homes._home_of)
 
 
+class FullDisk:
+    """The faults of an engine whose disk is full at times."""
+
+    is_full = False
+
+    def hit(self, point: FaultPoint) -> None:
+        if self.is_full and point is FaultPoint.BATCH_WRITTEN:
+            raise StoreFull('no room')
+
+
 class Double(Process):
     @classmethod
     def define(cls, spec):
@@ -422,13 +432,6 @@ class TestAwaiting:
         assert on_loop(host()) == {'thread': WORKER}  # it stays where it is
 
     def test_what_cannot_be_stored(self, make_engine, on_loop, caplog):
-        class FullDisk:
-            is_full = False
-
-            def hit(self, point):
-                if self.is_full and point is FaultPoint.BATCH_WRITTEN:
-                    raise StoreFull('no room')
-
         disk = FullDisk()
         engine = make_engine(faults=disk)
 
@@ -770,6 +773,22 @@ class TestALoopThatEnds:
         gc.collect()
         assert [str(each.message) for each in recwarn if 'never awaited' in str(each.message)] == []
         caplog.clear()
+
+
+    def test_while_the_disk_is_full(self, make_engine, new_loop, caplog):
+        """What cannot be given back now is given back later."""
+        disk = FullDisk()
+        engine = make_engine(faults=disk)
+        loop = new_loop()
+        runner = Runner(engine, loop)
+        node = runner.submit(Double, n=1)
+        until(lambda: runner._given)
+        disk.is_full = True
+        loop.close()
+        until(lambda: 'cannot be given back now' in caplog.text)
+        disk.is_full = False
+        assert engine.wait(node, PATIENCE).outputs.thread == WORKER
+        until(lambda: is_empty(engine))
 
 
 class TestClosing:

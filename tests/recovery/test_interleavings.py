@@ -13,6 +13,7 @@ from treadle.engine import Engine, ToContext, WorkChain, calcfunction, on_kill, 
 from treadle.engine.dispatcher import Dispatcher
 from treadle.engine.errors import EngineStopped, KilledError
 from treadle.engine.faults import FaultPoint
+from treadle.engine.homes import Homes
 from treadle.engine.processes.visit import Visit
 from treadle.engine.store.records import Fence, Unit
 from treadle.engine.testing import BlockAt, RaiseAt
@@ -175,7 +176,7 @@ def test_a_kill_reaches_the_steps_of_parent_and_child_that_block_each_other(url:
 
 def test_a_step_holds_its_claim_although_the_claim_before_is_left_late() -> None:
     """The worker that a process has left may take notice only when the process was woken and claimed anew."""
-    dispatcher = Dispatcher(capacity=1, blocked=lambda: 0, admits=lambda record: True)
+    dispatcher = Dispatcher(capacity=1, blocked=lambda: 0, admits=lambda record: True, homes=Homes())
     host: Any = None
     dispatcher.open([])
     old, new = (Visit(host=host, fence=Fence(7, epoch, epoch), number=epoch, origin=1) for epoch in (1, 2))
