@@ -217,11 +217,13 @@ class Core:
         return reason
 
     def _refuse_to_forget(self, late: Sequence[Visit]) -> None:
-        # Functions that were called from plain code; steps are named by the threads they execute on.
+        # Functions that were called from plain code, and coroutine steps on loops of the user's; other steps are named
+        # by the threads they execute on.
         if late:
             pids = ', '.join(str(visit.pid) for visit in late)
             raise StopTimeout(
-                f'engine {self.name!r} did not stop in time: process {pids} executes in the code that called it'
+                f'engine {self.name!r} did not stop in time: process {pids} executes in the code that called it, or '
+                f'has a step on the loop of a Runner, which does not come to its end there'
             )
 
     def _abandon_after(self, late: list[Future[None]]) -> None:

@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import logging
 import random
+import threading
 from collections.abc import Awaitable, Coroutine
 from typing import Any
 
@@ -327,14 +328,15 @@ class Execution:
                     begun = process._end_step(returned)
         except GeneratorExit:
             raise  # its loop was closed in the middle of the step, and the process was abandoned
-        except KeyboardInterrupt:
-            self._unwound()  # a Ctrl-C that hit the loop's thread in this step says nothing of the process
         except BaseException as error:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 self._unwound()
                 raise  # the loop winds up
-            self._failed(error)
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                self._unwound()  # a Ctrl-C that hit the user's loop in this step says nothing of the process
+            else:
+                self._failed(error)
         else:
             self._ended(begun)
 

@@ -6,6 +6,7 @@ unless the runner closes before, or its loop does: then it is the workers'.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +15,8 @@ from typing import Protocol
 from .store.records import ProcessRecord
 
 __all__ = ['Home', 'Homes']
+
+LOGGER = logging.getLogger(__name__)
 
 #: Seconds before what the store did not take is tried again.
 RETRY = 1.0
@@ -92,4 +95,7 @@ class Homes:
     def close(self, deadline: float) -> None:
         """The engine stops."""
         for home in list(self._homes):
-            home.engine_stops(deadline)
+            try:
+                home.engine_stops(deadline)
+            except Exception:  # out of what else there is on the loop, such as its exception handler
+                LOGGER.exception('%r could not be told that its engine stops', home)

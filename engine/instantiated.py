@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future, InvalidStateError
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..threads import WrongThread, wait, wait_on_loop
+from ..threads import Bridge, Forked, LoopClosed, StartFailed, WrongThread, wait, wait_on_loop
 from .errors import ProcessParked
 from .node import ProcessNode
 from .processes.attributes import FrozenAttributes
@@ -24,30 +25,41 @@ if TYPE_CHECKING:
     from .calls import Calls
     from .parts import EngineParts
 
-__all__ = ['InstantiatedProcess']
+__all__ = ['InstantiatedProcess', 'future_on', 'refuse_to_run']
 
 LOGGER = logging.getLogger(__name__)
+T = TypeVar('T')
 
 
-class Drive(Protocol):
-    """The runner, as its processes see it."""
+def refuse_to_run(loop: asyncio.AbstractEventLoop) -> None:
+    """Raise ``WrongThread`` where the loop cannot be run."""
+    if loop.is_running() or asyncio._get_running_loop() is not None:
+        raise WrongThread(
+            'run() of a runner runs its loop, which cannot be done where a loop runs; use '
+            'await process.step_until_terminated() on the loop, or engine.run()'
+        )
 
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop that it drives processes on."""
 
-    def settle(self, pid: int) -> None:
-        """Have a process come here whenever it is claimed.
+def future_on(bridge: Bridge, done: Future[Any], read: Callable[[], T]) -> asyncio.Future[T]:
+    """A future, on the bridge's loop, of what ``read`` returns or raises there once ``done`` is done."""
+    future: asyncio.Future[T] = bridge.loop.create_future()
 
-        :raises LoopClosed: the runner is closed, or its loop is.
-        :raises EngineStopped: the engine does not run.
-        """
+    def resolve() -> None:
+        if future.done():
+            return
+        try:
+            future.set_result(read())
+        except StopIteration as error:  # which no future takes
+            future.set_exception(RuntimeError(f'the process raised {error!r}'))
+        except BaseException as error:
+            future.set_exception(error)
 
-    def when(self, done: Future[Any], read: Callable[[], Any]) -> asyncio.Future[Any]:
-        """A future on its loop of what ``read`` returns or raises once ``done`` is done."""
+    def over(_: Future[Any]) -> None:
+        with contextlib.suppress(LoopClosed, Forked):  # the loop is closed, and with it whoever waits
+            bridge.post(resolve)
 
-    def run_to_end(self, process: InstantiatedProcess) -> None:
-        """Run its loop until the process has ended."""
+    done.add_done_callback(over)
+    return future
 
 
 class InstantiatedProcess:
@@ -56,16 +68,29 @@ class InstantiatedProcess:
     Made by :meth:`Runner.instantiate_process`. Nothing of it is stored before it is started, by
     :meth:`step_until_terminated`, :meth:`execute` or the runner's calls; starting it twice is starting it once. With a
     key it may turn out then that the process is there: :attr:`pid` and :attr:`node` are that one's from there on.
+
+    :param target: the process class or process function.
+    :param record: the row that it is to have.
+    :param bridge: the way into the runner's loop.
+    :param settle: has a pid come to that loop whenever it is claimed; raises where it cannot.
     """
 
     def __init__(
-        self, *, runner: Drive, parts: EngineParts, calls: Calls, target: Any, record: ProcessRecord
+        self,
+        target: Any,
+        record: ProcessRecord,
+        *,
+        parts: EngineParts,
+        calls: Calls,
+        bridge: Bridge,
+        settle: Callable[[int], None],
     ) -> None:
-        self._runner = runner
-        self._parts = parts
-        self._calls = calls
         self._target = target
         self._record = record
+        self._parts = parts
+        self._calls = calls
+        self._bridge = bridge
+        self._settle = settle
         self._node = ProcessNode(record.pid, parts.source, record)
         self._lock = threading.Lock()
         self._is_started = False
@@ -132,7 +157,7 @@ class InstantiatedProcess:
         return _Stepping(self._until_terminated)
 
     async def _until_terminated(self) -> None:
-        if asyncio.get_running_loop() is not self._runner.loop:
+        if asyncio.get_running_loop() is not self._bridge.loop:
             raise WrongThread(
                 f'step_until_terminated() of process {self.pid} awaited on another loop than its runner drives it on; '
                 f'await engine.wait_async(process.node) here'
@@ -146,8 +171,39 @@ class InstantiatedProcess:
 
         Ctrl-C kills the process, as in :meth:`Engine.run`.
         """
-        self._runner.run_to_end(self)
+        loop = self._bridge.loop
+        refuse_to_run(loop)
+        waiting = loop.create_task(self.step_until_terminated())
+        try:
+            loop.run_until_complete(waiting)
+        except KeyboardInterrupt:
+            self._interrupted(waiting)
+            raise
         return self.result()
+
+    def _interrupted(self, waiting: asyncio.Task[None]) -> None:
+        """After Ctrl-C: kill the process durably, and run the loop while what its steps have started ends."""
+        killed: Future[None] = Future()
+
+        def kill() -> None:
+            try:
+                self._calls.interrupted(self.pid)
+            finally:
+                killed.set_result(None)
+
+        async def until_killed() -> None:
+            await wait_on_loop(killed)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+
+        try:
+            self._parts.steps.post_beside(kill)
+            self._bridge.loop.run_until_complete(until_killed())
+        except KeyboardInterrupt:
+            self._calls.in_haste = True
+            raise
+        except (LoopClosed, StartFailed) as error:
+            LOGGER.warning('process %d could not be killed after Ctrl-C: %s', self.pid, error)
 
     def result(self) -> Any:
         """The outputs of the process once it has ended; what calling it would return for a process function.
@@ -168,7 +224,7 @@ class InstantiatedProcess:
 
     def future(self) -> asyncio.Future[Any]:
         """A future of the :meth:`result` on the runner's loop; cancelling it leaves the process alone."""
-        return self._runner.when(self._ended, self.result)
+        return future_on(self._bridge, self._ended, self.result)
 
     # -- for the runner --------------------------------------------------------------------------------------
 
@@ -177,7 +233,7 @@ class InstantiatedProcess:
         with self._lock:
             if self._is_started:
                 return
-            self._runner.settle(self.pid)
+            self._settle(self.pid)
             try:
                 self._expect_end()
                 self._parts.store.post(Unit(create=(self._record,)), self._written)

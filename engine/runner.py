@@ -9,15 +9,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ..threads import Bridge, Forked, LoopClosed, StartFailed, WrongThread, run_in_child, wait_on_loop
+from ..threads import Bridge, LoopClosed, run_in_child
 from .errors import EngineStopped
 from .execution import Execution
 from .faults import FaultPoint
-from .instantiated import InstantiatedProcess
+from .instantiated import InstantiatedProcess, future_on, refuse_to_run
 from .launch import resolve
 from .node import ProcessNode
 from .store.records import Fence, ProcessRecord
@@ -118,7 +117,7 @@ class Runner:
             target, given = resolve(process, inputs, kwargs)
             record = calls.compose(target, given, None, -1, blocking=False)
             instantiated = InstantiatedProcess(
-                runner=self, parts=self._parts, calls=calls, target=target, record=record
+                target, record, parts=self._parts, calls=calls, bridge=self._bridge, settle=self._settle
             )
             self._instantiated[record.pid] = instantiated
             return instantiated
@@ -151,7 +150,7 @@ class Runner:
     ) -> tuple[Any, ProcessNode]:
         """Like :meth:`run`, and return the process's node too."""
         with SHORT_TRACEBACK:
-            self._refuse_running()
+            refuse_to_run(self._loop)
             instantiated = self.instantiate_process(process, inputs, **kwargs)
             return instantiated.execute(), instantiated.node
 
@@ -168,6 +167,8 @@ class Runner:
         :raises ProcessNotFound: there is no such process.
         """
         calls, terminations = self._engine._running(), self._parts.terminations
+        if self._loop.is_closed():
+            raise LoopClosed(f'the loop of {self!r} is closed, and no future is told of anything there')
         node = self._node_of(pid)
         ended = calls.end_of(node)
 
@@ -175,7 +176,7 @@ class Runner:
             node._use(ended.result())
             return node
 
-        future = self.when(ended, final)
+        future = future_on(self._bridge, ended, final)
         future.add_done_callback(lambda _: terminations.forget(node.pid, ended))
         return future
 
@@ -370,14 +371,10 @@ class Runner:
         with contextlib.suppress(EngineStopped):  # the engine's own end releases all that it owns
             self._parts.store.call(lambda transaction: transaction.release(fence))
 
-    # -- for its processes: see treadle.engine.instantiated.Drive -----------------------------------------------
+    # -- for its processes ---------------------------------------------------------------------------------------
 
-    def settle(self, pid: int) -> None:
-        """Have a process come here whenever it is claimed.
-
-        :raises LoopClosed: the runner is closed, or its loop is.
-        :raises EngineStopped: the engine does not run.
-        """
+    def _settle(self, pid: int) -> None:
+        """Have a process come here whenever it is claimed."""
         self._engine._running()
         self._check_open()
         self._parts.homes.settle(pid, self)
@@ -387,67 +384,3 @@ class Runner:
             raise LoopClosed(f'the loop of {self!r} is closed; create a Runner on one that is not')
         if self._closed:
             raise LoopClosed(f'{self!r} takes no more processes; create another')
-
-    def when(self, done: Future[Any], read: Callable[[], Any]) -> asyncio.Future[Any]:
-        """A future on the loop of what ``read`` returns or raises once ``done`` is done."""
-        future: asyncio.Future[Any] = self._loop.create_future()
-
-        def resolve() -> None:
-            if future.done():
-                return
-            try:
-                future.set_result(read())
-            except StopIteration as error:  # which no future takes
-                future.set_exception(RuntimeError(f'the process raised {error!r}'))
-            except BaseException as error:
-                future.set_exception(error)
-
-        def over(_: Future[Any]) -> None:
-            with contextlib.suppress(LoopClosed, Forked):  # the loop is closed, and with it whoever waits
-                self._bridge.post(resolve)
-
-        done.add_done_callback(over)
-        return future
-
-    def run_to_end(self, process: InstantiatedProcess) -> None:
-        """Run the loop until the process has ended. Ctrl-C kills it."""
-        self._refuse_running()
-        task = self._loop.create_task(process.step_until_terminated())
-        try:
-            self._loop.run_until_complete(task)
-        except KeyboardInterrupt:
-            self._interrupted(process.pid, task)
-            raise
-
-    def _refuse_running(self) -> None:
-        if self._loop.is_running() or asyncio._get_running_loop() is not None:
-            raise WrongThread(
-                'run() of a runner runs its loop, which cannot be done here while a loop runs; use '
-                'await process.step_until_terminated() on the loop, or engine.run()'
-            )
-
-    def _interrupted(self, pid: int, waiting: asyncio.Task[None]) -> None:
-        """After Ctrl-C: kill the process durably, and run the loop while what its steps have started ends."""
-        killed = Future[None]()
-
-        async def until_killed() -> None:
-            await wait_on_loop(killed)
-            waiting.cancel()
-            await asyncio.wait([waiting])
-
-        try:
-            calls = self._engine._running()
-            self._parts.steps.post_beside(lambda: _resolve_after(killed, lambda: calls.interrupted(pid)))
-            self._loop.run_until_complete(until_killed())
-        except KeyboardInterrupt:
-            calls.in_haste = True
-            raise
-        except (EngineStopped, LoopClosed, StartFailed) as error:
-            LOGGER.warning('process %d could not be killed after Ctrl-C: %s', pid, error)
-
-
-def _resolve_after(over: Future[None], job: Callable[[], None]) -> None:
-    try:
-        job()
-    finally:
-        over.set_result(None)

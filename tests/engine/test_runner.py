@@ -6,6 +6,8 @@ import asyncio
 import gc
 import importlib.util
 import logging
+import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +34,7 @@ from treadle.engine import (
 )
 from treadle.engine.custody import Custody, Holder
 from treadle.engine.testing import BlockAt, FaultPoint, RaiseAt
-from treadle.threads import LoopClosed, WrongThread
+from treadle.threads import LoopClosed, StopTimeout, WrongThread
 
 PATIENCE = 20.0
 
@@ -718,8 +720,13 @@ class TestALoopThatEnds:
         assert ('told' in notes) is begun
         until(lambda: is_empty(engine))
         assert not engine.core.homes._homes
-        with pytest.raises(LoopClosed, match='closed'):
-            runner.instantiate_process(Double, n=1)
+        for call in (
+            lambda: runner.instantiate_process(Double, n=1),
+            lambda: runner.get_process_future(node),
+            lambda: runner.call_on_process_finish(node, go_on.set),
+        ):
+            with pytest.raises(LoopClosed, match='closed'):
+                call()
         gc.collect()
         assert ('destroyed' in caplog.text) is begun  # asyncio says whose mistake that is
         caplog.clear()
@@ -858,6 +865,14 @@ class TestClosing:
             assert engine.wait(node, PATIENCE).outputs.thread == WORKER
 
 
+def stop_late(engine: Engine) -> None:
+    """Stop an engine with little patience, and note what it says of it."""
+    with pytest.raises(StopTimeout) as caught:
+        engine.stop(0.5)
+    (said,) = re.findall(r'process \d+ executes', str(caught.value))
+    notes.append(said)
+
+
 class TestTheEngineStops:
     @pytest.mark.parametrize('own', [True, False])
     def test_with_a_step_on_a_loop_at_rest(self, make_engine, new_loop, own):
@@ -938,6 +953,24 @@ class TestTheEngineStops:
         assert notes == ['first']
         assert make_engine().wait(pid, PATIENCE).is_finished_ok
         assert notes == ['first', 'second']
+
+    def test_with_a_step_on_a_loop_that_nobody_runs_any_more(self, make_engine, loop):
+        """Its claim is kept, since the loop may be run again; then the step finds itself cancelled."""
+        engine = make_engine()
+        runner = Runner(engine, loop)
+        node = runner.schedule(Stands)
+        thread = threading.Thread(target=loop.run_until_complete, args=(until_on_loop(reached.is_set),))
+        thread.start()
+        thread.join(PATIENCE)
+        elsewhere = threading.Thread(target=stop_late, args=(engine,))
+        elsewhere.start()
+        elsewhere.join(PATIENCE)
+        assert notes == ['first', 'stand', 'told', f'process {node.pid} executes']
+        successor = make_engine()
+        assert successor.load(node.pid).state == 'running'
+        loop.run_until_complete(until_on_loop(lambda: not runner._tasks))
+        assert notes[-1] == 'cleaned up'
+        assert successor.wait(node.pid, PATIENCE).is_finished_ok
 
     def test_a_crash_is_told(self, make_engine, on_loop, caplog):
         engine = make_engine(faults=RaiseAt(FaultPoint.BATCH_COMMITTED, lambda: SystemError('struck'), hit=6))
@@ -1032,8 +1065,6 @@ class TestCustody:
 @pytest.mark.filterwarnings('ignore:coroutine .* was never awaited')  # on a loop that was closed without a word
 def test_loops_that_come_and_go_at_random(make_engine, caplog):
     """Whatever the moment: every process ends, its steps have run once for each commit, and nothing is left behind."""
-    import random
-
     engine = make_engine(steps=4)
     dice = random.Random(7)
     nodes = []
