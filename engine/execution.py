@@ -95,6 +95,7 @@ class Execution:
         self._unwritten: StepResult | None = None
         self._next_event: asyncio.Future[Any] | None = None  # of an Event, or that the step is suspended
         self._suspended: _Suspended | None = None
+        self._coroutine: Coroutine[Any, Any, Any] | None = None
         self._custody = Custody()
         self._parked_because = ''
         self._retry_pause = RETRY_FIRST
@@ -342,7 +343,7 @@ class Execution:
 
     async def _cancelled_with(self, visit: Visit, step: Awaitable[Any], context: contextvars.Context) -> Any:
         """Await the step as a task of its own, which is cancelled when the step's result can no longer count."""
-        coroutine = step if isinstance(step, Coroutine) else _awaiting(step)
+        coroutine = self._coroutine = step if isinstance(step, Coroutine) else _awaiting(step)
         task = asyncio.create_task(coroutine, name=f'step of process {visit.pid}', context=context)
 
         def cancel() -> None:
@@ -527,6 +528,14 @@ class Execution:
         """
         if self._custody.abandon(cut=cut):
             self._give_back()
+
+    def close_step(self) -> None:
+        """Let the coroutine of a step clean up whose loop is closed; on a thread where user code may run."""
+        if self._coroutine is not None:
+            try:
+                self._coroutine.close()
+            except BaseException:
+                LOGGER.exception('process %d: its step was cut off, and failed to clean up', self._record.pid)
 
     def _give_back(self) -> None:
         pid, epoch, parts = self._record.pid, self._record.epoch, self._parts

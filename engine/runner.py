@@ -8,11 +8,11 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ..threads import Bridge, LoopClosed, run_in_child
+from ..threads import Bridge, LoopClosed, StartFailed, run_in_child
 from .errors import EngineStopped
 from .execution import Execution
 from .faults import FaultPoint
@@ -222,10 +222,9 @@ class Runner:
         if self._loop.is_closed():
             self._lose_loop()
         elif self._could_run_here():
-            self._wind_up(None)
+            self._loop.run_until_complete(self._cut_off(self._tasks, None))
             if self._owns_loop:
-                self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-                self._loop.close()
+                self._close_loop()
         else:
             self._ask_to_stop()
         self._forget_if_empty()
@@ -242,7 +241,8 @@ class Runner:
                 task.cancel()
                 execution.abandon(cut=True)
         elif threading.get_ident() == self._thread and self._could_run_here():
-            self._wind_up(max(0.0, deadline - time.monotonic()))
+            patience = max(0.0, deadline - time.monotonic())
+            self._loop.run_until_complete(self._cut_off(self._tasks, patience))
         else:
             self._ask_to_stop()
         self._forget_if_empty()
@@ -274,9 +274,12 @@ class Runner:
 
     def _lose_loop(self) -> None:
         self._bridge.abandon()
-        for execution in list(self._tasks.values()):
+        tasks, self._tasks = self._tasks, {}
+        for execution in tasks.values():
             execution.abandon(cut=True)
-        self._tasks.clear()
+            # What a coroutine of the user's cleans up must not run here, nor on whichever thread collects it.
+            with contextlib.suppress(LoopClosed, StartFailed):
+                self._parts.steps.post_beside(execution.close_step)
         self._forget_if_empty()
 
     def _forget_if_empty(self) -> None:
@@ -286,17 +289,22 @@ class Runner:
     def _could_run_here(self) -> bool:
         return not self._loop.is_running() and asyncio._get_running_loop() is None
 
-    def _wind_up(self, timeout: float | None) -> None:
-        """Run the loop, at most so many seconds, until what it drives is cancelled."""
-        self._loop.run_until_complete(self._cancel_all(timeout))
-
-    async def _cancel_all(self, patience: float | None) -> None:
+    async def _cut_off(self, tasks: Iterable[asyncio.Task[Any]], patience: float | None) -> None:
+        """Cancel tasks, and give them so many seconds to clean up."""
         self.request_stop()
-        tasks = (asyncio.all_tasks() if self._owns_loop else set(self._tasks)) - {asyncio.current_task()}
-        for task in tasks:
+        cancelled = set(tasks) - {asyncio.current_task()}
+        for task in cancelled:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=patience)
+        if cancelled:
+            await asyncio.wait(cancelled, timeout=patience)
+
+    def _close_loop(self) -> None:
+        """End whatever else is on a loop of its own, as ``asyncio.run`` does."""
+        run = self._loop.run_until_complete
+        run(self._cut_off(asyncio.all_tasks(self._loop), None))
+        run(self._loop.shutdown_asyncgens())
+        run(self._loop.shutdown_default_executor())
+        self._loop.close()
 
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
@@ -354,11 +362,14 @@ class Runner:
     def _done(self, task: asyncio.Task[None]) -> None:
         execution = self._tasks.pop(task, None)
         error = None if task.cancelled() else task.exception()
+        if execution is None:
+            return  # the loop was thought to be gone
         if task.cancelled():
             self._parts.homes.leave_all(self)  # only who winds up the loop cancels these tasks: nothing must come back
-        elif isinstance(error, KeyboardInterrupt) and execution is not None:
+            execution.abandon()  # it may have been cancelled before it began
+        elif isinstance(error, KeyboardInterrupt):
             execution.abandon(cut=True)  # a Ctrl-C that hit the loop's thread here says nothing of the process
-        elif error is not None and execution is not None:
+        elif error is not None:
             self._failed(execution.record, error)
         if self._closed:
             self._forget_if_empty()

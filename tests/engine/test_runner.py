@@ -667,6 +667,40 @@ class TestALoopThatEnds:
         assert 'cleaned up' in notes
         until(lambda: is_empty(engine))
 
+    def test_before_a_task_has_begun(self, engine, on_loop):
+        async def host():
+            runner = Runner(engine)
+            node = runner.submit(Double, n=1)
+            until(lambda: runner._given)
+            runner._begin(list(runner._given))
+            (task,) = runner._tasks
+            task.cancel()
+            await asyncio.wait([task])
+            return node
+
+        node = on_loop(host())
+        assert engine.wait(node, PATIENCE).outputs.thread == WORKER
+        until(lambda: is_empty(engine))
+
+    def test_what_is_left_of_a_step_is_cleaned_up_where_user_code_may_run(self, engine, loop, caplog):
+        class CleansUp(Process):
+            async def run(self):
+                if not is_on_worker():
+                    try:
+                        reached.set()
+                        await asyncio.sleep(1000)
+                    finally:
+                        notes.append(here())
+
+        node = Runner(engine, loop).schedule(CleansUp)
+        loop.run_until_complete(until_on_loop(reached.is_set))
+        loop.close()
+        assert engine.wait(node, PATIENCE).is_finished_ok
+        until(lambda: notes)
+        gc.collect()
+        assert notes == [STEP]
+        caplog.clear()
+
     def test_in_a_step_on_a_thread(self, engine, on_loop):
         async def host():
             node = Runner(engine).schedule(Blocks)
@@ -834,7 +868,6 @@ class TestClosing:
         runner = Runner(engine)
         runner.loop.create_task(runner.instantiate_process(Stands).step_until_terminated())
         runner.loop.run_until_complete(runner.loop.run_in_executor(None, reached.wait, PATIENCE))
-        runner.loop.run_until_complete(runner.loop.shutdown_default_executor())
         runner.close()
         assert runner.loop.is_closed()
         (node,) = engine.query()
