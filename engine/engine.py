@@ -378,6 +378,8 @@ class Engine:
         parked = core.claims.parked.get(number)
         if executing and reasons['state'] == ProcessState.KILLED:
             reasons['because'] += ' One does so now.'
+        if (home := core.homes.get(number)) is not None:
+            reasons['because'] += f' It is at home on {home!r}.'
         if parked is not None:
             reasons['because'] += f' Engine {self.name!r} leaves it alone: {parked}'
         return {**reasons, 'executing': executing, 'parked': parked}

@@ -51,6 +51,10 @@ class Homes:
         """Whether the process has one."""
         return pid in self._home_of
 
+    def get(self, pid: int) -> Home | None:
+        """Where the process is at home."""
+        return self._home_of.get(pid)
+
     def settle(self, pid: int, home: Home) -> None:
         """From now on the process goes there whenever it is claimed."""
         self._homes.add(home)

@@ -73,7 +73,9 @@ class Runner:
         run_in_child(self._after_fork)
 
     def __repr__(self) -> str:
-        return f'<{type(self).__name__} of engine {self._engine.name!r}, {"closed" if self._closed else "open"}>'
+        loop = 'closed' if self._loop.is_closed() else 'running' if self._loop.is_running() else 'not running'
+        state = 'closed' if self._closed else 'open'
+        return f'<{type(self).__name__} of engine {self._engine.name!r}, {state}, with a loop that is {loop}>'
 
     def __enter__(self) -> Self:
         return self
@@ -168,7 +170,7 @@ class Runner:
         """
         calls, terminations = self._engine._running(), self._parts.terminations
         if self._loop.is_closed():
-            raise LoopClosed(f'the loop of {self!r} is closed, and no future is told of anything there')
+            raise LoopClosed(f'the loop of {self._bridge.name} is closed: no future of it resolves any more')
         node = self._node_of(pid)
         ended = calls.end_of(node)
 
@@ -392,6 +394,6 @@ class Runner:
 
     def _check_open(self) -> None:
         if self._loop.is_closed():
-            raise LoopClosed(f'the loop of {self!r} is closed; create a Runner on one that is not')
+            raise LoopClosed(f'the loop of {self._bridge.name} is closed; create another on a loop that is open')
         if self._closed:
-            raise LoopClosed(f'{self!r} takes no more processes; create another')
+            raise LoopClosed(f'{self._bridge.name} is closed; create another')

@@ -613,6 +613,7 @@ class TestALoopThatStandsStill:
         runner = Runner(engine, loop)
         killed, paused = runner.submit(Stands), runner.submit(Double, n=1)
         until(lambda: len(runner._given) == 2)
+        assert 'with a loop that is not running' in engine.why(paused)['because']
         assert engine.kill(killed)
         assert engine.pause(paused)
         assert engine.wait(killed, PATIENCE).is_killed
