@@ -123,7 +123,7 @@ class Calls:
             # A step keeps its permit until the child is there to take it: else, while a commit takes long, one parent
             # after the other would begin and block.
             if record.key is not None or visit is not None:
-                return self.attach(self._create(visit, record))
+                return self._create_and_expect(visit, record)
             return ProcessNode(record.pid, self._parts.source, record), self._post_and_expect(visit, record)
         except KeyboardInterrupt:
             self.interrupted(record.pid)
@@ -152,6 +152,21 @@ class Calls:
         held = self.held(visit, self.commit(_creation(visit, record), visit))
         self._parts.faults.hit(FaultPoint.CALL_RECORDED if visit else FaultPoint.SUBMIT_POSTED)
         return record if held.attached is None else held.attached
+
+    def _create_and_expect(self, visit: Visit | None, record: ProcessRecord) -> tuple[ProcessNode, End]:
+        """:meth:`_create`, for a caller that is about to wait."""
+        terminations = self._parts.terminations
+        # Before it is there: it may raise at once, and what it raises is kept only for those who wait.
+        ended = terminations.expect(record.pid)
+        try:
+            created = self._create(visit, record)
+        except BaseException:
+            terminations.forget(record.pid, ended)
+            raise
+        if created is record:
+            return ProcessNode(record.pid, self._parts.source, record), ended
+        terminations.forget(record.pid, ended)
+        return self.attach(created)
 
     def _post_and_expect(self, visit: Visit | None, record: ProcessRecord) -> End:
         """Post a new process; an answer that it exists would only wake the caller once more."""

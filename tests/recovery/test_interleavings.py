@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from treadle.engine import Engine, ToContext, WorkChain, calcfunction, on_kill, run
+from treadle.engine import Engine, Process, ToContext, WorkChain, calcfunction, on_kill, run
 from treadle.engine.dispatcher import Dispatcher
 from treadle.engine.errors import EngineStopped, KilledError
 from treadle.engine.faults import FaultPoint
@@ -199,6 +199,30 @@ def test_a_woken_parent_is_told_of_a_kill(url: str) -> None:
         signals.opened.set()
         assert engine.wait(node, PATIENCE).is_killed
     assert signals.executed == ['leaf', 'go on']
+
+
+def test_what_a_child_raises_before_its_parent_waits_is_the_same_object(url: str) -> None:
+    raised, caught = LookupError('at once'), list[BaseException]()
+
+    class Inner(Process):
+        def run(self) -> None:
+            raise raised
+
+    class Outer(Process):
+        def run(self) -> None:
+            try:
+                run(Inner)
+            except LookupError as error:
+                caught.append(error)
+
+    with BlockAt(FaultPoint.CALL_RECORDED) as block, Engine(url, faults=block) as engine:
+        node = engine.submit(Outer)
+        block.wait_reached()
+        (child,) = node.called
+        assert engine.wait(child, PATIENCE).is_excepted
+        block.release()
+        assert engine.wait(node, PATIENCE).is_finished_ok
+    assert caught[0] is raised
 
 
 def test_claims_that_are_committed_while_the_engine_stops_stay_runnable(url: str) -> None:
