@@ -226,6 +226,10 @@ class InstantiatedProcess:
         """A future of the :meth:`result` on the runner's loop; cancelling it leaves the process alone."""
         return future_on(self._bridge, self._ended, self.result)
 
+    def final_node(self) -> asyncio.Future[ProcessNode]:
+        """A future of the final node on the runner's loop; cancelling it leaves the process alone."""
+        return future_on(self._bridge, self._ended, lambda: self._ended.result() or self._node)
+
     # -- for the runner --------------------------------------------------------------------------------------
 
     def start(self) -> None:

@@ -171,7 +171,11 @@ class Runner:
         calls, terminations = self._engine._running(), self._parts.terminations
         if self._loop.is_closed():
             raise LoopClosed(f'the loop of {self._bridge.name} is closed: no future of it resolves any more')
-        node = self._node_of(pid)
+        number = pid if isinstance(pid, int) else pid.pid
+        instantiated = pid if isinstance(pid, InstantiatedProcess) else self._instantiated.get(number)
+        if instantiated is not None:  # which is perhaps not stored yet
+            return instantiated.final_node()
+        node = pid if isinstance(pid, ProcessNode) else self._engine.load(number)
         ended = calls.end_of(node)
 
         def final() -> ProcessNode:
@@ -200,14 +204,6 @@ class Runner:
                 LOGGER.warning('%r is not called: %s', callback, error)
 
         self.get_process_future(pid).add_done_callback(over)
-
-    def _node_of(self, pid: int | ProcessNode | InstantiatedProcess) -> ProcessNode:
-        if isinstance(pid, ProcessNode):
-            return pid
-        if isinstance(pid, int):
-            known = self._instantiated.get(pid)  # which is perhaps not stored yet
-            return self._engine.load(pid) if known is None else known.node
-        return pid.node
 
     # -- closing -----------------------------------------------------------------------------------------------
 
