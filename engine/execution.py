@@ -140,8 +140,9 @@ class Execution:
             case Command.SET_ASIDE:
                 await self._release(take_again=True)
             case Command.PARK:
-                await self._release()
+                # First, or the search for work might claim it in between.
                 self._parts.park(self._record.pid, self._parked_because)
+                await self._release()
             case Command.LEAVE:
                 if self._life.state.is_terminal:
                     self._parts.faults.hit(FaultPoint.ENDED)
