@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..threads import ForkGuard, Group, LoopThread, StepThreads, StopTimeout, Watchdog, run_in_child, wait
 from . import logging as process_logging
@@ -28,17 +28,21 @@ from .dispatcher import Dispatcher
 from .errors import EngineStopped, ProcessParked, StepAborted, StoreUnavailable
 from .exit_code import ExitCode
 from .faults import FaultPoint, Faults
+from .homes import Homes
 from .membership import Membership
 from .node import ProcessNode, Source
 from .processes.attributes import AttributeDict, FrozenAttributes
-from .processes.visit import Host, Visit
-from .runner import Runner
+from .processes.visit import Visit
 from .states import TERMINAL_STATES, ProcessState
 from .store.location import StoreLocation
 from .store.records import PARKS, EngineRecord, LogEntry, ProcessRecord, StateChange
 from .store.store_thread import Failure, StoreThread
 from .terminations import Terminations
 from .values import Codec, DiskObjects, Reference
+from .worker import Worker
+
+if TYPE_CHECKING:
+    from .engine import Engine
 
 __all__ = ['Core']
 
@@ -72,7 +76,7 @@ class Core:
         max_crashes: int,
         diagnostics: Diagnostics,
         faults: Faults,
-        host: Host,
+        host: Engine,
     ) -> None:
         self.name = name
         self.location = location
@@ -98,10 +102,12 @@ class Core:
         self.audience.add(
             Publisher(self.communicator).publish, name='broadcasts', wanted=lambda: self.communicator.is_heard
         )
+        self.homes = Homes()
         self.dispatcher = Dispatcher(
             capacity=max(HELD_AT_LEAST, HELD_PER_STEP * self.steps.permits),
             blocked=lambda: self.steps.blocked_count,
             admits=lambda record: self.claims.admits(record),
+            homes=self.homes,
         )
         self.aborts = Aborts(dispatcher=self.dispatcher, run_beside=self.steps.post_beside)
         run_in_child(self._after_fork)
@@ -136,7 +142,7 @@ class Core:
     def begin(self) -> None:
         """Take calls, and look for what is to be run."""
         self.claims.begin(self.membership)
-        self.dispatcher.open([runner.give for runner in self._runners])
+        self.dispatcher.open([worker.give for worker in self._workers])
         if self._switch_interval is not None:
             sys.setswitchinterval(self._switch_interval)
         with self._state_lock:
@@ -173,22 +179,16 @@ class Core:
         )
         self.claims = Claims(parts=self, claims_all=self._claims_all)
         names = [f'treadle-worker-{number}' for number in range(1, self._worker_count + 1)]
-        self._runners = [Runner(name=name, parts=self, host=self._host) for name in names]
-        workers = [
-            LoopThread(
-                name,
-                main=runner.main,
-                on_crash=self._worker_crashed,
-                debug=self._diagnostics.asyncio_debug,
-                slow_callback=self._diagnostics.watchdog or None,
-            )
-            for name, runner in zip(names, self._runners, strict=True)
+        self._workers = [
+            Worker(name, engine=self._host, on_crash=self._worker_crashed, diagnostics=self._diagnostics)
+            for name in names
         ]
+        threads = [worker.thread for worker in self._workers]
         threshold = self._diagnostics.watchdog
-        watchdogs = [Watchdog(workers, threshold=threshold)] if threshold else []
+        watchdogs = [Watchdog(threads, threshold=threshold)] if threshold else []
         self._group = Group(
             f'engine {self.name!r}',
-            [self.store, self.membership, self.steps, *workers, *watchdogs],
+            [self.store, self.membership, self.steps, *threads, *watchdogs],
             stop_order=[
                 [watchdog.name for watchdog in watchdogs],
                 names,
@@ -235,8 +235,9 @@ class Core:
         unheard: StopTimeout | None = None
         closing = min(CLOSING_SHARE * timeout, CLOSING_MOST)
         reason = self.begin_no_step()
-        going = [(visit, self.dispatcher.end_of(visit)) for visit in self.dispatcher.visits()]
         try:
+            self.homes.close(deadline - closing)
+            going = [(visit, self.dispatcher.end_of(visit)) for visit in self.dispatcher.visits()]
             late = [visit for visit, over in going if not _in_time(over, deadline - closing)]
             for visit in late:
                 self.aborts.abort(visit, reason, lambda callback: callback())
@@ -281,11 +282,13 @@ class Core:
         return reason
 
     def _refuse_to_forget(self, late: Sequence[Visit]) -> None:
-        # Functions that were called from plain code; steps are named by the threads they execute on.
+        # Functions that were called from plain code, and coroutine steps on loops of the user's; other steps are named
+        # by the threads they execute on.
         if late:
             pids = ', '.join(str(visit.pid) for visit in late)
             raise StopTimeout(
-                f'engine {self.name!r} did not stop in time: process {pids} executes in the code that called it'
+                f'engine {self.name!r} did not stop in time: process {pids} executes in the code that called it, or '
+                f'has a step on the loop of a Runner, which does not come to its end there'
             )
 
     def _abandon_after(self, late: list[Future[None]]) -> None:
@@ -406,6 +409,7 @@ class Core:
         self.membership.beat()
         if self.state in ('starting', 'stopped'):  # or the start has failed, and the store still writes
             return
+        self.homes.check()
         if self._database.changed_elsewhere():
             self.claims.look(ends=True)
         if self.membership.is_to_watch():

@@ -11,11 +11,15 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
+from typing import TYPE_CHECKING
 
 from ..threads import LoopClosed
 from .processes.visit import Visit
 from .store.records import ProcessRecord
 from .store.transaction import SUSPECT
+
+if TYPE_CHECKING:
+    from .homes import Homes
 
 __all__ = ['Dispatcher']
 
@@ -28,6 +32,8 @@ class Dispatcher:
     :param capacity: how many processes may be held at once.
     :param blocked: how many held ones are blocked in a call at the moment.
     :param admits: whether this engine may run a record at all.
+    :param homes: the processes that go to loops of the user's. They are not counted: a loop that does not run must
+        not keep the workers from what is theirs.
     """
 
     def __init__(
@@ -36,12 +42,15 @@ class Dispatcher:
         capacity: int,
         blocked: Callable[[], int],
         admits: Callable[[ProcessRecord], bool],
+        homes: Homes,
     ) -> None:
         self._capacity = capacity
         self._blocked = blocked
         self._may_run = admits
+        self._homes = homes
         # By pid and epoch: a process can be claimed anew before the worker that it has left takes notice.
         self._held: dict[tuple[int, int], Visit | None] = {}
+        self._at_home: set[tuple[int, int]] = set()
         # Killed, or taken away with the engine's life.
         self._killed: set[tuple[int, int]] = set()
         self._paused: set[tuple[int, int]] = set()
@@ -72,26 +81,26 @@ class Dispatcher:
     @property
     def held(self) -> int:
         """How many processes the workers hold."""
-        return len(self._held)
+        return len(self._held) - len(self._at_home)
 
     @property
     def room(self) -> int:
         """How many more may be claimed."""
-        return self._capacity + self._blocked() - len(self._held) if self._open else 0
+        return self._capacity + self._blocked() - self.held if self._open else 0
 
     @property
     def is_half_empty(self) -> bool:
         """Whether it is worth while to look for more."""
-        return len(self._held) * 2 <= self._capacity
+        return self.held * 2 <= self._capacity
 
     def admits(self, record: ProcessRecord, taken: int) -> bool:
         """Whether one more may be claimed, beside ``taken`` in the same transaction; on the store thread.
 
-        What a blocked thread waits for is always admitted.
+        What a blocked thread waits for is always admitted, and what goes to a loop of the user's.
         """
         if not self._open or not self._may_run(record):
             return False
-        if record.nesting == 0 and taken >= self.room:
+        if record.nesting == 0 and taken >= self.room and record.pid not in self._homes:
             self.turned_away = True
             return False
         return True
@@ -103,9 +112,11 @@ class Dispatcher:
         return bool(self._suspects)
 
     def dispatch(self, claims: Sequence[ProcessRecord]) -> None:
-        """Hand committed claims to the workers in turn; on the store thread."""
+        """Hand committed claims to the workers in turn, or to where they are at home; on the store thread."""
         self._held.update(dict.fromkeys((record.pid, record.epoch) for record in claims))
         self._suspects.update((record.pid, record.epoch) for record in claims if record.crashes >= SUSPECT)
+        if self._homes:
+            claims = self._send_home(claims)
         count = len(self._workers)
         shares: list[list[ProcessRecord]] = [[] for _ in range(count)]
         for record in claims:
@@ -121,10 +132,19 @@ class Dispatcher:
                 for record in share:
                     self.left(record.pid, record.epoch)
 
+    def _send_home(self, claims: Sequence[ProcessRecord]) -> Sequence[ProcessRecord]:
+        """Hand claims to the runners on loops of the user's; returns the rest."""
+        at_home = [(record.pid, record.epoch) for record in claims if record.pid in self._homes]
+        self._at_home.update(at_home)  # before they are told, for they may have left in a moment
+        rest = self._homes.send(claims)
+        self._at_home.difference_update((record.pid, record.epoch) for record in rest)
+        return rest
+
     def left(self, pid: int, epoch: int) -> None:
         """A worker no longer holds what was claimed with that epoch."""
         visit = self._held.pop((pid, epoch), None)
         self._suspects.discard((pid, epoch))
+        self._at_home.discard((pid, epoch))
         self._killed.discard((pid, epoch))
         self._paused.discard((pid, epoch))
         if visit is not None and self._endings:

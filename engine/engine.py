@@ -443,6 +443,8 @@ class Engine:
         executing = any(visit.pid == number for visit in core.dispatcher.visits())
         if executing and reasons['state'] == ProcessState.KILLED:
             reasons['because'] += ' One does so now.'
+        if (home := core.homes.get(number)) is not None:
+            reasons['because'] += f' It is at home on {home!r}.'
         return {**reasons, 'executing': executing}
 
     # -- control -----------------------------------------------------------------------------------------------

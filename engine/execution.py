@@ -1,8 +1,11 @@
-"""One claimed process on its way through a worker: step, commit, step, commit, until it leaves.
+"""One claimed process on its way through a loop, a worker's or the user's: step, commit, step, commit, until it leaves.
 
 The pure machine says what comes next; this carries it out. A step runs on a step thread, which also encodes the
-result and posts it to the store, so the worker's loop is crossed once per step, when the commit is done. The fields
+result and posts it to the store, so the loop is crossed once per step, when the commit is done. The fields
 are handed from thread to thread and never shared: whoever holds the process at a moment is the only one to touch them.
+
+A loop may be wound up or closed by its owner at any moment. Then the process is abandoned: whoever holds it brings it
+to its next checkpoint and gives the claim back.
 """
 
 from __future__ import annotations
@@ -10,16 +13,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import dataclasses
 import functools
 import logging
 import random
-from collections.abc import Awaitable
+import threading
+from collections.abc import Awaitable, Coroutine
 from typing import Any
 
 import msgspec
 
 from ..threads import Bridge, Forked, LoopClosed, StartFailed, wait_on_loop
-from .errors import EngineStopped, ProcessParked, ReplayMismatch, StoreError, TreadleError
+from .custody import Custody, Holder
+from .errors import EngineStopped, ProcessParked, ReplayMismatch, StepAborted, StoreError, TreadleError
 from .faults import FaultPoint
 from .loading import load, why_not_loaded
 from .parts import RETRY_FIRST, RETRY_MOST, EngineParts, keep_log_of_killed
@@ -51,12 +57,21 @@ from .values import dump_exception
 LOGGER = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Suspended:
+    """A step has turned out to be a coroutine function: its call is to be awaited on the loop, in that context."""
+
+    step: Awaitable[Any]
+    context: contextvars.Context
+
+
 class Execution:
     """One claimed process.
 
     :param record: its row as it was claimed.
     :param host: the engine as the process's steps see it.
-    :param is_stopping: whether the worker wants to stop.
+    :param bridge: the way into the loop.
+    :param is_stopping: whether the runner wants to stop.
     """
 
     def __init__(
@@ -77,26 +92,38 @@ class Execution:
         self._version = record.version
         self._unit: Unit | None = None
         self._unwritten: StepResult | None = None
-        self._next_event: asyncio.Future[Event] | None = None
+        self._next_event: asyncio.Future[Any] | None = None  # of an Event, or that the step is suspended
+        self._suspended: _Suspended | None = None
+        self._coroutine: Coroutine[Any, Any, Any] | None = None
+        self._custody = Custody()
         self._parked_because = ''
         self._retry_pause = RETRY_FIRST
         # Only the first step after a claim can be one that was begun before.
         self._may_be_replay = record.epoch > 1
 
-    # -- on the worker's loop ----------------------------------------------------------------------------
+    @property
+    def record(self) -> ProcessRecord:
+        """The row as it was claimed."""
+        return self._record
+
+    # -- on the loop --------------------------------------------------------------------------------------
 
     async def drive(self) -> None:
-        """Run the process until it ends, waits, is taken away or the worker stops."""
-        event: Event | None = Claimed()
-        while event is not None:
-            if self._is_stopping.is_set() and not self._life.stopping:
-                self._life, _ = handle(self._life, StopRequested())
-            self._life, commands = handle(self._life, event)
-            event = None
-            for command in commands:
-                event = await self._carry_out(command)
-            if isinstance(event, Committed):
-                self._parts.faults.hit(FaultPoint.STEP_COMMITTED)
+        """Run the process until it ends, waits, is taken away or the runner stops; cancelling abandons it."""
+        try:
+            event: Event | None = Claimed()
+            while event is not None:
+                if self._is_stopping.is_set() and not self._life.stopping:
+                    self._life, _ = handle(self._life, StopRequested())
+                self._life, commands = handle(self._life, event)
+                event = None
+                for command in commands:
+                    event = await self._carry_out(command)
+                if isinstance(event, Committed):
+                    self._parts.faults.hit(FaultPoint.STEP_COMMITTED)
+        except asyncio.CancelledError:
+            self.abandon()
+            raise
 
     async def _carry_out(self, command: Command) -> Event | None:
         match command:
@@ -110,12 +137,14 @@ class Execution:
             case Command.END_AGAIN:
                 return await self._end_again()
             case Command.RELEASE:
-                await self._release()
+                # A runner that stops alone leaves the process to its engine; an engine that stops takes none.
+                await self._release(take_again=self._is_stopping.is_set())
             case Command.SET_ASIDE:
                 await self._release(take_again=True)
             case Command.PARK:
-                await self._release()
+                # First, or the search for work might claim it in between.
                 self._parts.park(self._record.pid, self._parked_because)
+                await self._release()
             case Command.LEAVE:
                 if self._life.state.is_terminal:
                     self._parts.faults.hit(FaultPoint.ENDED)
@@ -135,12 +164,23 @@ class Execution:
             if self._begin():
                 await self._run_async(self._process, None)
         else:
+            self._custody.holder = Holder.AWAY
             try:
                 self._parts.steps.post(self._step_on_thread, nesting=self._record.nesting)
             except (LoopClosed, StartFailed) as error:
+                self._custody.holder = Holder.LOOP
                 LOGGER.debug('process %d cannot go on now: %s', self._record.pid, error)
                 return StepWasAborted()
-        return await self._next_event
+        answer: Event | _Suspended = await self._next_event
+        return await self._resume(answer) if isinstance(answer, _Suspended) else answer
+
+    async def _resume(self, suspended: _Suspended) -> Event:
+        if self._process is None:
+            raise RuntimeError('a step has begun without a process')
+        self._next_event = self._bridge.loop.create_future()
+        await self._run_async(self._process, suspended)
+        event: Event = await self._next_event
+        return event
 
     async def _confirm_lease(self) -> bool:
         """Ask the database whether this engine may go on; ``False`` when it stops meanwhile."""
@@ -162,7 +202,8 @@ class Execution:
         await self._pause()
         self._next_event = self._bridge.loop.create_future()
         self._post(unit)
-        return await self._next_event
+        event: Event = await self._next_event
+        return event
 
     async def _end_again(self) -> Event:
         result = self._unwritten
@@ -170,14 +211,18 @@ class Execution:
             raise RuntimeError('there are no results to write again')
         await self._pause()
         self._next_event = self._bridge.loop.create_future()
+        self._custody.holder = Holder.AWAY
         try:
             self._parts.steps.post(functools.partial(self._write, result), nesting=self._record.nesting)
         except LoopClosed:
+            self._custody.holder = Holder.LOOP
             return StepWasAborted()
         except StartFailed as error:
+            self._custody.holder = Holder.LOOP
             LOGGER.warning('process %d: its step is written when there is a thread for it: %s', self._record.pid, error)
             return StoreFailed()
-        return await self._next_event
+        event: Event = await self._next_event
+        return event
 
     async def _pause(self) -> None:
         pause = self._retry_pause * random.uniform(0.5, 1.0)
@@ -216,13 +261,14 @@ class Execution:
         try:
             with entered(visit):
                 returned = process._begin_step()
+                if not isinstance(returned, StepResult):
+                    self._suspended = _Suspended(returned, contextvars.copy_context())
+                    self._answer(self._suspended)
+                    return
         except BaseException as error:
             self._failed(error)
             return
-        if isinstance(returned, StepResult):
-            self._ended(returned)
-        else:
-            self._answer_later(self._run_async(process, returned))
+        self._ended(returned)
 
     def _begin(self) -> bool:
         """Load the process if need be and open a visit; ``False`` when there is nothing to run."""
@@ -278,30 +324,42 @@ class Execution:
         self._parked_because = reason
         self._answer(StepParked())
 
-    async def _run_async(self, process: Process, started: Awaitable[Any] | None) -> None:
+    async def _run_async(self, process: Process, suspended: _Suspended | None) -> None:
         """Await a step written as a coroutine function, on the loop; it ends like any other."""
         visit = self._visit
         if visit is None:
             raise RuntimeError('a step has begun without a visit')
+        self._custody.holder = Holder.COROUTINE
+        self._suspended = None
         try:
-            with entered(visit):
-                begun = process._begin_step() if started is None else started
-                if isinstance(begun, StepResult):
-                    result = begun
-                else:
-                    result = process._end_step(await self._cancelled_with(visit, begun))
+            if suspended is None:
+                with entered(visit):
+                    begun = process._begin_step()
+                    context = contextvars.copy_context()
+            else:
+                begun, context = suspended.step, suspended.context
+            if not isinstance(begun, StepResult):
+                returned = await self._cancelled_with(visit, begun, context)
+                with entered(visit):
+                    begun = process._end_step(returned)
+        except GeneratorExit:
+            raise  # its loop was closed in the middle of the step, and the process was abandoned
         except BaseException as error:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 self._unwound()
-                raise  # the worker's loop winds up
-            self._failed(error)
-            return
-        self._ended(result)
+                raise  # the loop winds up
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                self._unwound()  # a Ctrl-C that hit the user's loop in this step says nothing of the process
+            else:
+                self._failed(error)
+        else:
+            self._ended(begun)
 
-    async def _cancelled_with(self, visit: Visit, step: Awaitable[Any]) -> Any:
+    async def _cancelled_with(self, visit: Visit, step: Awaitable[Any], context: contextvars.Context) -> Any:
         """Await the step as a task of its own, which is cancelled when the step's result can no longer count."""
-        task = asyncio.ensure_future(step)
+        coroutine = self._coroutine = step if isinstance(step, Coroutine) else _awaiting(step)
+        task = asyncio.create_task(coroutine, name=f'step of process {visit.pid}', context=context)
 
         def cancel() -> None:
             with contextlib.suppress(LoopClosed, Forked):
@@ -415,6 +473,7 @@ class Execution:
             self._parts.dispatcher.end_visit(self._visit)
 
     def _post(self, unit: Unit) -> None:
+        self._custody.holder = Holder.AWAY
         try:
             self._parts.store.post(unit, self._written)
         except EngineStopped as error:
@@ -470,20 +529,66 @@ class Execution:
 
     # -- across to the loop ----------------------------------------------------------------------------------
 
-    def _answer(self, event: Event) -> None:
-        with contextlib.suppress(LoopClosed, Forked):  # the loop is gone, and with it whoever waits
+    def _answer(self, event: Event | _Suspended) -> None:
+        if self._custody.answered():
+            self._give_back()
+            return
+        try:
             self._bridge.post(self._resolve, event)
+        except LoopClosed:
+            self.abandon()
+        except Forked:
+            LOGGER.debug('process %d: its step has ended in a forked child, where nobody waits', self._record.pid)
 
-    def _resolve(self, event: Event) -> None:
+    def _resolve(self, event: Event | _Suspended) -> None:
         if self._next_event is not None and not self._next_event.done():
             self._next_event.set_result(event)
 
-    def _answer_later(self, coroutine: Any) -> None:
-        try:
-            self._bridge.submit(_awaiting, coroutine)
-        except (LoopClosed, Forked):
-            coroutine.close()
+    # -- without its loop ------------------------------------------------------------------------------------
+
+    def abandon(self, *, cut: bool = False) -> None:
+        """The loop drives the process no more: give the claim back once nobody works for it; from any thread.
+
+        A step on a step thread comes to its checkpoint first.
+
+        :param cut: the coroutine of its step goes on no more either: the loop is closed, or the step is cancelled.
+        """
+        if self._custody.abandon(cut=cut):
+            self._give_back()
+
+    def close_step(self) -> None:
+        """Let the coroutine of a step clean up whose loop is closed; on a thread where user code may run."""
+        if self._coroutine is not None:
+            try:
+                self._coroutine.close()
+            except BaseException:
+                LOGGER.exception('process %d: its step was cut off, and failed to clean up', self._record.pid)
+
+    def _give_back(self) -> None:
+        pid, epoch, parts = self._record.pid, self._record.epoch, self._parts
+        if self._suspended is not None and isinstance(self._suspended.step, Coroutine):
+            self._suspended.step.close()  # it has not begun
+        if self._visit is not None:
+            reason = StepAborted(f'the loop that drove process {pid} drives it no more; it goes on elsewhere')
+            parts.aborts.abort(self._visit, reason, parts.steps.post_beside)
+            self._end_visit()
+        parts.homes.leave(pid)
+        parts.dispatcher.left(pid, epoch)
+        self._post_release()
+        parts.has_room()
+
+    def _post_release(self) -> None:
+        fence = Fence(self._record.pid, self._record.epoch, self._version)
+        with contextlib.suppress(EngineStopped):  # the engine's own end releases all that it owns
+            self._parts.store.post(
+                lambda transaction: transaction.release(fence, take_again=True), self._is_released
+            )
+
+    def _is_released(self, answer: Any) -> None:
+        if isinstance(answer, Failure) and not isinstance(answer.error, EngineStopped):
+            LOGGER.error('process %d cannot be given back now: %s', self._record.pid, answer.error)
+            self._parts.homes.call_later(self._post_release)
 
 
-async def _awaiting(coroutine: Awaitable[None]) -> None:
-    await coroutine
+async def _awaiting(step: Awaitable[Any]) -> Any:
+    return await step

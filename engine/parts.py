@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .aborts import Aborts
     from .dispatcher import Dispatcher
     from .faults import Faults
+    from .homes import Homes
     from .membership import Membership
     from .node import Source
     from .processes.visit import Visit
@@ -30,6 +31,7 @@ class EngineParts(Protocol):
     store: StoreThread
     steps: StepThreads
     dispatcher: Dispatcher
+    homes: Homes
     terminations: Terminations
     aborts: Aborts
     source: Source

@@ -15,6 +15,7 @@ from treadle.engine import Engine, EngineStopped, Process, calcfunction, run
 from treadle.engine.dispatcher import Dispatcher
 from treadle.engine.errors import CorruptValue, StoreUnavailable
 from treadle.engine.faults import FaultPoint
+from treadle.engine.homes import Homes
 from treadle.engine.node import ProcessNode
 from treadle.engine.processes import identity
 from treadle.engine.testing import RaiseAt
@@ -93,7 +94,7 @@ def test_a_kill_of_what_leaves_at_that_moment_is_not_remembered() -> None:
             dispatcher.left(7, 1)
             return iter(claims)
 
-    dispatcher = Dispatcher(capacity=1, blocked=lambda: 0, admits=lambda record: True)
+    dispatcher = Dispatcher(capacity=1, blocked=lambda: 0, admits=lambda record: True, homes=Homes())
     dispatcher._held = Leaves({(7, 1): None})
     assert dispatcher.kill([7]) == []
     assert not dispatcher._killed

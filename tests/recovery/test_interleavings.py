@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from treadle.engine import Engine, ToContext, WorkChain, calcfunction, on_kill, run
+from treadle.engine import Engine, Process, ToContext, WorkChain, calcfunction, on_kill, run
 from treadle.engine.dispatcher import Dispatcher
 from treadle.engine.errors import EngineStopped, KilledError
 from treadle.engine.faults import FaultPoint
+from treadle.engine.homes import Homes
 from treadle.engine.processes.visit import Visit
 from treadle.engine.store.records import Fence, Unit
 from treadle.engine.testing import BlockAt, RaiseAt
@@ -175,7 +176,7 @@ def test_a_kill_reaches_the_steps_of_parent_and_child_that_block_each_other(url:
 
 def test_a_step_holds_its_claim_although_the_claim_before_is_left_late() -> None:
     """The worker that a process has left may take notice only when the process was woken and claimed anew."""
-    dispatcher = Dispatcher(capacity=1, blocked=lambda: 0, admits=lambda record: True)
+    dispatcher = Dispatcher(capacity=1, blocked=lambda: 0, admits=lambda record: True, homes=Homes())
     host: Any = None
     dispatcher.open([])
     old, new = (Visit(host=host, fence=Fence(7, epoch, epoch), number=epoch, origin=1) for epoch in (1, 2))
@@ -200,6 +201,30 @@ def test_a_woken_parent_is_told_of_a_kill(url: str) -> None:
     assert signals.executed == ['leaf', 'go on']
 
 
+def test_what_a_child_raises_before_its_parent_waits_is_the_same_object(url: str) -> None:
+    raised, caught = LookupError('at once'), list[BaseException]()
+
+    class Inner(Process):
+        def run(self) -> None:
+            raise raised
+
+    class Outer(Process):
+        def run(self) -> None:
+            try:
+                run(Inner)
+            except LookupError as error:
+                caught.append(error)
+
+    with BlockAt(FaultPoint.CALL_RECORDED) as block, Engine(url, faults=block) as engine:
+        node = engine.submit(Outer)
+        block.wait_reached()
+        (child,) = node.called
+        assert engine.wait(child, PATIENCE).is_excepted
+        block.release()
+        assert engine.wait(node, PATIENCE).is_finished_ok
+    assert caught[0] is raised
+
+
 def test_claims_that_are_committed_while_the_engine_stops_stay_runnable(url: str) -> None:
     with BlockAt(FaultPoint.BATCH_WRITTEN, hit=4) as block:
         engine = Engine(url, faults=block).start()
@@ -210,8 +235,8 @@ def test_claims_that_are_committed_while_the_engine_stops_stay_runnable(url: str
         # The claim is written and not committed; the workers close before it is.
         stopping = threading.Thread(target=engine.stop)
         stopping.start()
-        for runner in engine.core._runners:
-            while not runner._mailbox.closed:
+        for worker in engine.core._workers:
+            while not worker._mailbox.closed:
                 stopping.join(0.001)
         block.release()
         stopping.join(PATIENCE)
