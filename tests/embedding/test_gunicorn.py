@@ -112,9 +112,7 @@ def test_a_worker_that_is_killed_is_succeeded_by_another(background, hosts, serv
     with pytest.raises((http.client.HTTPException, OSError)):
         unanswered.result()
     gate.open_for_others()
-    again = background(ask_again, served, gate)
-    gate.wait_until_entered()
-    again.result()
+    ask_again(served, gate)
     ended = stop(server)
     assert ended.code == 0
     (node,) = [node for node in hosts.nodes() if node.process_label == 'Waits']
@@ -127,9 +125,7 @@ def test_a_worker_that_takes_too_long_is_aborted_and_its_process_goes_on(backgro
     gate.wait_until_entered()
     assert unanswered.result()[0] == 500
     gate.open_for_others()
-    again = background(ask_again, served, gate)
-    gate.wait_until_entered()
-    again.result()
+    ask_again(served, gate)
     ended = stop(server)
     assert ended.code == 0
     assert 'WORKER TIMEOUT' in ended.err
@@ -163,7 +159,5 @@ def test_ctrl_c_leaves_the_process_for_the_next_start(background, hosts, serve, 
     assert not node.is_terminated
     gate.open_for_others()
     server, served = serve('--workers', '1')
-    again = background(ask_again, served, gate)
-    gate.wait_until_entered()
-    again.result()
+    ask_again(served, gate)
     assert stop(server).code == 0

@@ -46,13 +46,14 @@ class Waits(WorkChain):
 
     def wait(self):
         self.note('wait')
-        entered, opened = self.inputs.gate / 'entered', self.inputs.gate / 'open'
-        entered.write_text(str(os.getpid()))  # a pipe: goes on when the test has read it
-        if opened.exists():
-            quiet = {'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}
-            reader = subprocess.Popen(['cat', opened], start_new_session=True, **quiet)
-            with reader, on_kill(reader.terminate):
-                reader.wait()
+        gate, quiet = self.inputs.gate, {'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}
+        if not (gate / 'open').exists():
+            return
+        # In a session of its own, which it has when Popen() returns: no Ctrl-C reaches it.
+        reader = subprocess.Popen(['cat', gate / 'open'], start_new_session=True, **quiet)
+        with reader, on_kill(reader.terminate):
+            (gate / 'entered').write_text(str(os.getpid()))  # a pipe: goes on when the test has read it
+            reader.wait()
 
     def end(self):
         self.note('end')

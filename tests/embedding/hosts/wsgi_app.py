@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -67,31 +66,3 @@ def application(environ, start_response):
         status, answer = '500 Forked', str(error)
     start_response(status, [('Content-Type', 'application/json')])
     return [json.dumps({'answer': answer, 'served_by': os.getpid()}).encode()]
-
-
-if __name__ == '__main__':
-    import signal
-    import socketserver
-    from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
-
-    class ThreadingServer(socketserver.ThreadingMixIn, WSGIServer):
-        """A thread per request."""
-
-        request_queue_size = 64
-
-    class Quiet(WSGIRequestHandler):
-        """Logs no requests."""
-
-        def log_message(self, *args):
-            pass
-
-    def terminate(*_):
-        raise SystemExit(0)
-
-    signal.signal(signal.SIGTERM, terminate)
-    with make_server('127.0.0.1', 0, application, ThreadingServer, Quiet) as server:
-        print('port', server.server_port, flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            sys.exit(130)
