@@ -38,6 +38,7 @@ def default_engine() -> Engine:
     with _lock:
         if _engine is None or not _engine.is_running:
             _engine = Engine(name='default').start()
+            _stop_with_child()
         return _engine
 
 
@@ -77,6 +78,16 @@ def submit(process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: A
     """Start a process in the background, durable on return; see :meth:`Engine.submit`."""
     with SHORT_TRACEBACK:
         return current_engine().submit(process, inputs, **kwargs)
+
+
+def _stop_with_child() -> None:
+    """Have engines stopped at the end of a child of ``multiprocessing`` too, which calls no function of ``atexit``."""
+    if 'multiprocessing.util' not in sys.modules:
+        return
+    from multiprocessing import process, util  # noqa: PLC0415 - who does not use it need not import it
+
+    if process.parent_process() is not None:
+        util.Finalize(None, _stop_at_exit, exitpriority=0)
 
 
 def _stop_at_exit() -> None:

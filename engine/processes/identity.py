@@ -18,6 +18,7 @@ import weakref
 from typing import Any
 
 from ..errors import TreadleError
+from ..values.classes import module_of
 
 _MAIN = '__main__'
 
@@ -73,7 +74,7 @@ def script_of_main() -> str | None:
 
 
 def _identify(target: Any) -> tuple[str, str | None]:
-    module, qualname = target.__module__, target.__qualname__
+    module, qualname = module_of(target), target.__qualname__
     if module == _MAIN:
         return f'{script_of_main() or _MAIN}:{qualname}', _source_hash(target)
     if '<locals>' in qualname:

@@ -7,6 +7,7 @@ import http.client
 import importlib.util
 import json
 import os
+import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,6 +110,11 @@ class Hosts:
                 node._row()
             return nodes
 
+    def engines_ended(self) -> list[str]:
+        """How each engine has ended, in the order of their starts."""
+        with contextlib.closing(sqlite3.connect(self.store.removeprefix('sqlite:///'))) as connection:
+            return [ended for (ended,) in connection.execute('SELECT ended FROM engine ORDER BY id')]
+
     def close(self) -> None:
         """End what still runs."""
         for script in self._running:
@@ -153,6 +159,12 @@ def hosts(no_leaked_threads: None, tmp_path: Path, store: str) -> Iterator[Hosts
     hosts = Hosts(tmp_path, store)
     yield hosts
     hosts.close()
+
+
+@pytest.fixture
+def hosts_folder() -> Path:
+    """Where the host programs are."""
+    return HOSTS
 
 
 @pytest.fixture
