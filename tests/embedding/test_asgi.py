@@ -23,8 +23,7 @@ def serve(hosts, client):
     return serve
 
 
-@pytest.mark.parametrize('loop', ['asyncio', 'uvloop'])
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(('loop', 'number'), [('asyncio', signal.SIGTERM), ('uvloop', signal.SIGINT)])
 def test_many_requests_at_once_and_an_orderly_end(hosts, serve, loop, number):
     server, served = serve('--loop', loop)
     with ThreadPoolExecutor(16) as pool:
