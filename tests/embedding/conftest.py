@@ -37,6 +37,7 @@ no_leaked_threads = _load('treadle_tests_leaks', _support / 'leaks.py').no_leake
 PATIENCE = _scripts.PATIENCE
 
 HOSTS = Path(__file__).parent / 'hosts'
+collect_ignore = ['hosts']  # the tests in there are a host's own
 
 
 class Gate:
