@@ -6,7 +6,6 @@ import http.client
 import os
 import re
 import signal
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -17,8 +16,8 @@ KINDS = {
     'preload': ('--workers', '3', '--preload'),
 }
 
-#: Its listening sockets stay open until the workers' very end.
-OF_GUNICORN = ('unclosed <socket:ResourceWarning',)
+#: Its listening sockets stay open until the workers' very end; and from 3.12 on Python warns of forks beside threads.
+OF_GUNICORN = ('unclosed <socket:ResourceWarning', 'This process:DeprecationWarning')
 
 
 @pytest.fixture
@@ -49,19 +48,21 @@ def stop(server, number=signal.SIGTERM):
     return server.end()
 
 
-def load(served, requests):
-    """Many requests at once; returns the answers, and who served them."""
-    with ThreadPoolExecutor(12) as pool:
-        answers = list(pool.map(lambda n: served.get('/double', n=n), range(requests)))
-    return [each['answer'] for each in answers], Counter(each['served_by'] for each in answers)
+def load(served, requests=60):
+    """Many requests at once, and again until more than one worker has answered; returns who did."""
+    servers = set()
+    while len(servers) < 2:
+        with ThreadPoolExecutor(12) as pool:
+            answers = list(pool.map(lambda n: served.get('/double', n=n), range(requests)))
+        assert [each['answer'] for each in answers] == [2 * n for n in range(requests)]
+        servers |= {each['served_by'] for each in answers}
+    return servers
 
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_many_requests_at_once(hosts, serve, kind):
     server, served = serve(*KINDS[kind])
-    answers, servers = load(served, 120)
-    assert answers == [2 * n for n in range(120)]
-    assert len(servers) > 1
+    load(served)
     assert served.get('/call', n=1)['answer'] == 2
     pid = served.get('/submitted', n=5)['answer']
     # Perhaps in another worker than the one that runs it.
@@ -81,7 +82,7 @@ def test_an_engine_of_before_the_fork_is_refused_with_words_and_the_default_one_
     assert status == 500
     assert "engine 'explicit' belongs to OS process" in refusal['answer']
     assert 'create and start an engine of its own in the child' in refusal['answer']
-    assert load(served, 20)[0] == [2 * n for n in range(20)]
+    load(served)
     ended = stop(server)
     assert (ended.code, ended.out) == (0, 'left: []\n' * 3)
     assert 'Traceback' not in ended.err
@@ -89,9 +90,7 @@ def test_an_engine_of_before_the_fork_is_refused_with_words_and_the_default_one_
 
 def test_a_default_engine_of_before_the_fork_goes_on_in_the_one_that_forks(hosts, serve):
     server, served = serve('--workers', '2', '--preload', STARTS_WHEN_IMPORTED='default')
-    answers, servers = load(served, 40)
-    assert answers == [2 * n for n in range(40)]
-    assert server.process.pid not in servers
+    assert server.process.pid not in load(served)
     ended = stop(server)
     assert (ended.code, ended.out) == (0, 'left: []\n' * 3)
     assert 'Traceback' not in ended.err
@@ -106,7 +105,7 @@ def ask_again(served, gate):
 
 def test_a_worker_that_is_killed_is_succeeded_by_another(background, hosts, serve, gate):
     server, served = serve('--workers', '2')
-    load(served, 20)  # so that both have an engine
+    load(served)  # so that both have an engine
     unanswered = background(served.get, '/gate', gate=gate.folder)
     os.kill(gate.wait_until_entered(), signal.SIGKILL)
     with pytest.raises((http.client.HTTPException, OSError)):
