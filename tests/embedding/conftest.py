@@ -7,6 +7,7 @@ import http.client
 import importlib.util
 import json
 import os
+import socket
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -127,6 +128,13 @@ class Client:
 
     def __init__(self, port: int) -> None:
         self.port = port
+
+    def when_it_listens(self) -> Client:
+        """Return when the server takes connections."""
+        while True:
+            with contextlib.suppress(ConnectionRefusedError):
+                socket.create_connection(('127.0.0.1', self.port), PATIENCE).close()
+                return self
 
     def call(self, method: str, path: str, body: Any = None, /, headers: Any = None, **query: Any) -> Any:
         """Make a request; returns status and decoded body."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +17,11 @@ def serve(hosts, client):
     """Starts uvicorn; returns it and a client of it."""
 
     def serve(*options):
-        server = hosts.begin('-m', 'uvicorn', '--port', '0', *options, 'asgi_app:app')
+        command = ('-m', 'uvicorn', '--port', '0', *options, 'asgi_app:app')
+        server = hosts.begin(*command, tolerate=('unclosed <socket:ResourceWarning',))
         port = re.match(r':(\d+)', server.wait_for_log('Uvicorn running on http://127.0.0.1'))
-        return server, client(int(port[1]))
+        server.wait_for_log('Application startup complete')
+        return server, client(int(port[1])).when_it_listens()  # workers do so a moment later
 
     return serve
 
@@ -55,3 +58,17 @@ def test_a_client_that_goes_away_cancels_the_handler_and_not_the_process(hosts, 
     server.process.send_signal(signal.SIGTERM)
     assert 'Traceback' not in server.end().err
     assert hosts.engines_ended() == ['stopped']
+
+
+def test_a_worker_that_is_killed_is_succeeded_by_another(hosts, serve, gate):
+    server, served = serve('--workers', '2')
+    connection = http.client.HTTPConnection('127.0.0.1', served.port)
+    connection.request('GET', f'/gate?{urlencode({"gate": gate.folder})}')
+    os.kill(gate.wait_until_entered(), signal.SIGKILL)
+    gate.wait_until_entered()  # without anybody who asks for it
+    connection.close()
+    gate.open()
+    assert served.get('/waited') == 1
+    assert gate.effects == ['begin', 'wait', 'wait', 'end']
+    server.process.send_signal(signal.SIGTERM)
+    assert 'Traceback' not in server.end().err
