@@ -38,6 +38,7 @@ def default_engine() -> Engine:
     with _lock:
         if _engine is None or not _engine.is_running:
             _engine = Engine(name='default').start()
+            _stop_with_child()
         return _engine
 
 
@@ -82,6 +83,16 @@ def submit(process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: A
 # The other way to say it, which users of aiida are used to: run.get_node(...).
 run.get_node = run_get_node  # type: ignore[attr-defined]
 run.get_pid = run_get_pid  # type: ignore[attr-defined]
+
+
+def _stop_with_child() -> None:
+    """Have engines stopped at the end of a child of ``multiprocessing`` too, which calls no function of ``atexit``."""
+    if 'multiprocessing.util' not in sys.modules:
+        return
+    from multiprocessing import process, util  # noqa: PLC0415 - who does not use it need not import it
+
+    if process.parent_process() is not None:
+        util.Finalize(None, _stop_at_exit, exitpriority=0)
 
 
 def _stop_at_exit() -> None:

@@ -29,7 +29,7 @@ def shortened(error: BaseException) -> TracebackType | None:
     else:
         kept = frames[frames.index(foreign[0]) :] if foreign else frames
     for frame in reversed(kept):
-        trace = TracebackType(trace, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
+        trace = TracebackType(trace, frame.tb_frame, frame.tb_lasti, _line_of(frame))
     return trace
 
 
@@ -49,6 +49,12 @@ class _ShortTraceback:
 
 #: ``with SHORT_TRACEBACK:`` around what the public calls do. It has no state.
 SHORT_TRACEBACK = _ShortTraceback()
+
+
+def _line_of(trace: TracebackType) -> int:
+    """The line, or -1 where there is none: a signal handler may raise between two lines, also of a library."""
+    line: int | None = trace.tb_lineno
+    return -1 if line is None else line
 
 
 def _is_inside(trace: TracebackType) -> bool:

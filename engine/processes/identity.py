@@ -19,6 +19,7 @@ import weakref
 from typing import Any
 
 from ..errors import TreadleError
+from ..values.classes import module_of
 
 _MAIN = '__main__'
 
@@ -80,12 +81,25 @@ def is_known(name: str, source_hash: str | None) -> bool:
 
 def script_of_main() -> str | None:
     """The absolute path of the running script, or ``None`` in an interactive session or a notebook."""
-    path = getattr(sys.modules.get(_MAIN), '__file__', None)
+    path = getattr(sys.modules.get(_MAIN), '__file__', None) or _package_of_parent()
     return None if path is None else os.path.realpath(path)
 
 
+def _package_of_parent() -> str | None:
+    """The ``__main__.py`` that was run with ``-m``, in a child that `multiprocessing` has started anew without it.
+
+    It leaves out such a main module, and hands on ``sys.argv``, which names it.
+    """
+    if 'multiprocessing.process' not in sys.modules:
+        return None
+    from multiprocessing.process import parent_process  # noqa: PLC0415 - who does not use it need not import it
+
+    path = sys.argv[0] if parent_process() is not None and sys.argv else ''
+    return path if os.path.basename(path) == '__main__.py' else None
+
+
 def _identify(target: Any) -> tuple[str, str | None]:
-    module, qualname = target.__module__, target.__qualname__
+    module, qualname = module_of(target), target.__qualname__
     if module == _MAIN:
         return f'{script_of_main() or _MAIN}:{qualname}', _source_hash(target)
     if '<locals>' in qualname:

@@ -20,6 +20,15 @@ from ..errors import CorruptValue, UnstorableValue
 _known: weakref.WeakValueDictionary[str, type] = weakref.WeakValueDictionary()
 
 
+def module_of(target: Any) -> str:
+    """The module of a class or function; for one of a script the same in every OS process.
+
+    In children that ``multiprocessing`` starts anew, the script's module is ``__mp_main__``, and ``__main__`` as well.
+    """
+    module: str = target.__module__
+    return '__main__' if module == '__mp_main__' else module
+
+
 def name_of(cls: type) -> str:
     """Return ``module:qualname`` of ``cls`` such that :func:`find` finds it again.
 
@@ -27,7 +36,7 @@ def name_of(cls: type) -> str:
 
     :raises UnstorableValue: if the name belongs to another class.
     """
-    module, qualname = cls.__module__, cls.__qualname__
+    module, qualname = module_of(cls), cls.__qualname__
     name = f'{module}:{qualname}'
     if module != '__main__' and '<locals>' not in qualname:
         found = _walk(sys.modules.get(module), qualname)

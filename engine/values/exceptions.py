@@ -13,6 +13,7 @@ import msgspec
 from .. import errors
 from ..errors import CorruptValue, ProcessExcepted, UnstorableValue
 from ..tracebacks import shortened
+from .classes import module_of
 from .codec import Codec
 
 MAX_TEXT = 64 * 1024
@@ -76,7 +77,7 @@ def register_exception(cls: type[E]) -> type[E]:
     if not (isinstance(given, type) and issubclass(given, BaseException)):
         raise TypeError(f'register_exception: {cls!r} is no exception class')
     with _registered_lock:
-        _registered[cls.__module__, cls.__qualname__] = cls
+        _registered[module_of(cls), cls.__qualname__] = cls
     return cls
 
 
@@ -90,7 +91,7 @@ def dump_exception(exc: BaseException) -> str:
     try:
         dump = _dump(exc, _format(exc), 0)
     except Exception as broken:  # a class may define anything, such as properties that raise
-        dump = _Dump(_clean(type(exc).__module__), _clean(type(exc).__qualname__), _message(exc))
+        dump = _Dump(_clean(module_of(type(exc))), _clean(type(exc).__qualname__), _message(exc))
         dump.traceback = f'<the exception cannot be read: {type(broken).__qualname__}>'
     return _encoder.encode(dump).decode()
 
@@ -132,7 +133,7 @@ def _read(text: str | bytes) -> _Dump:
 
 def _dump(exc: BaseException, text: str, depth: int) -> _Dump:
     cls = type(exc)
-    dump = _Dump(_clean(cls.__module__), _clean(cls.__qualname__), _message(exc), traceback=text)
+    dump = _Dump(_clean(module_of(cls)), _clean(cls.__qualname__), _message(exc), traceback=text)
     dump.notes = _notes(exc)
     dump.causes = _causes(exc)
     if isinstance(exc, BaseExceptionGroup):
@@ -142,7 +143,7 @@ def _dump(exc: BaseException, text: str, depth: int) -> _Dump:
         dump.args = _storable([exc.message])
     else:
         dump.args = _storable(list(_arguments(exc)))
-    if (cls.__module__, cls.__qualname__) in _registered:
+    if (module_of(cls), cls.__qualname__) in _registered:
         dump.state = _state(exc)
     return dump
 

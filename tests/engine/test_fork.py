@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 PRELUDE = """
-import multiprocessing, os, sys, threading, time, warnings
+import os, sys, threading, time, warnings
 from pathlib import Path
 # From 3.12 on Python warns of every fork beside threads; what happens after one is what is looked at here.
 warnings.filterwarnings('ignore', message='.*multi-threaded, use of fork', category=DeprecationWarning)
@@ -105,25 +105,6 @@ print('parent', run(Double, n=3), default_engine() is engine, len(engine.query()
 """)
     assert (ended.code, ended.err) == (0, '')
     assert ended.out == "child {'n': 4} False\nparent {'n': 6} True 3\n"
-
-
-def test_multiprocessing_by_fork_and_by_spawn(scripts):
-    ended = scripts.run(PRELUDE + """
-def work(n):
-    return run(Double, n=n)['n'] + double(n)
-
-if __name__ == '__main__':
-    run(Double, n=0)
-    for method in ('fork', 'spawn'):
-        with multiprocessing.get_context(method).Pool(2) as pool:
-            print(method, pool.map(work, range(4)))
-            pool.close()
-            pool.join()
-    print('parent', run(Double, n=3), len(default_engine().query()))
-""")
-    assert ended.code == 0, ended.err
-    assert 'Traceback' not in ended.err
-    assert ended.out == "fork [0, 4, 8, 12]\nspawn [0, 4, 8, 12]\nparent {'n': 6} 18\n"
 
 
 def test_forking_inside_a_step_clears_the_step(scripts):

@@ -79,6 +79,16 @@ def test_a_mistake_inside_treadle_shows_where_it_is():
     assert frames(caught)[-2:] == ['shorten', 'shortened']
 
 
+def test_what_is_raised_between_two_lines_stays_what_it_is():
+    code = compile('raise SystemExit(143)', 'handler', 'exec').replace(co_linetable=b'')
+    with pytest.raises(SystemExit) as caught, SHORT_TRACEBACK:
+        exec(code, {})  # noqa: S102 - no other code has an instruction without a line at will
+    trace = caught.value.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    assert trace.tb_lineno is None
+
+
 def test_an_engine_and_its_states_name_themselves(engine, tmp_path):
     assert repr(engine) == f"<Engine 'engine', running, on sqlite:///{tmp_path}/treadle.sqlite>"
     with pytest.raises(ValueError, match="'done' is no process state; there is created, running, waiting, finished"):

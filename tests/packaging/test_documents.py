@@ -25,7 +25,10 @@ def python_blocks(document: Path) -> str:
     return '\n'.join(textwrap.dedent(block) for block in blocks)
 
 
-@pytest.mark.parametrize('document', ['README.rst', 'docs/quickstart.rst', 'docs/vocabulary.rst', 'docs/logging.rst'])
+@pytest.mark.parametrize(
+    'document',
+    ['README.rst', 'docs/quickstart.rst', 'docs/vocabulary.rst', 'docs/logging.rst', 'docs/embedding.rst'],
+)
 def test_the_code_runs_and_runs_again(document, tmp_path):
     script = tmp_path / 'script.py'
     script.write_text(python_blocks(CHECKOUT / document), encoding='utf-8')

@@ -1,4 +1,7 @@
-"""A blocking ``run()`` inside hosts of every kind: threads, running loops, steps; and its asynchronous siblings."""
+"""A blocking ``run()`` and its asynchronous siblings, from callers of every kind: threads, running loops, steps.
+
+The hosts themselves are in tests/embedding.
+"""
 
 from __future__ import annotations
 
