@@ -230,7 +230,8 @@ def test_a_worker_whose_step_does_not_end_says_so_in_a_line(treadle, begin):
     assert worker.stdout.readline() == 'first\n'
     worker.terminate()
     assert worker.wait(30) == 1
-    (line,) = worker.stderr.read().splitlines()
+    leaving, line = worker.stderr.read().splitlines()
+    assert leaving.startswith('treadle: leaving')
     assert line.startswith("treadle: engine 'worker' did not stop in time: ") and 'in Two.' in line
 
 

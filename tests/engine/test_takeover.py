@@ -216,3 +216,28 @@ def test_an_engine_may_stop_while_it_waits_for_its_lease(make_engine: Callable[.
     assert not stopping.is_alive()
     with Engine(engine.location.url) as successor:
         assert all(each.is_finished_ok for each in successor.wait([first.pid, second.pid], PATIENCE))
+
+
+class Burns(Process):
+    """Keeps a core, and the interpreter's lock, busy until the gate opens."""
+
+    def run(self) -> None:
+        while not Gate.here.opened.is_set():
+            sum(range(1000))
+
+
+def test_heartbeats_survive_burning_steps(make_engine: Callable[..., Engine], gate: Gate) -> None:
+    engine = make_engine(steps=8, lease=4.0)
+    nodes = [engine.submit(Burns) for _ in range(8)]
+    reader, membership = engine.core.source.reader, engine.core.membership
+    before = 0
+    try:
+        while (engine_row := reader.engine(membership.engine_id)) is not None and engine_row.heartbeat < 8:
+            assert membership.lease.is_valid
+            assert engine_row.heartbeat >= before
+            before = engine_row.heartbeat
+            threading.Event().wait(0.05)  # so that this thread burns nothing
+    finally:
+        gate.opened.set()
+    assert all(node.is_finished_ok for node in engine.wait(nodes, PATIENCE))
+    assert len(membership.lives) == 1

@@ -16,7 +16,7 @@ import pytest
 from treadle.engine import Engine, WorkChain, calcfunction
 from treadle.engine.errors import StoreUnavailable
 from treadle.engine.store import database, store_thread
-from treadle.engine.store.sqlite import connect_writer
+from treadle.engine.store.sqlite import begin_writing
 
 PATIENCE = 20.0
 
@@ -56,7 +56,7 @@ def hold(store: Path) -> Iterator[Callable[[], Callable[[], None]]]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine gives up on a lock after a moment instead of a minute."""
-    monkeypatch.setattr(database, 'connect_writer', functools.partial(connect_writer, busy_timeout=0.02))
+    monkeypatch.setattr(database, 'begin_writing', functools.partial(begin_writing, patience=0.02))
     monkeypatch.setattr(store_thread, 'BUSY_PATIENCE', 0.1)
 
 
@@ -167,7 +167,7 @@ def test_an_engine_that_stops_before_a_locked_store_loses_nothing(
 def test_an_engine_that_cannot_begin_for_a_lock_says_so(
     store: Path, hold: Callable[[], Callable[[], None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, 'connect_writer', functools.partial(connect_writer, busy_timeout=0.02))
+    monkeypatch.setattr(database, 'begin_writing', functools.partial(begin_writing, patience=0.02))
     with Engine(f'sqlite:///{store}') as engine:
         engine.run(add, x=1)
     free = hold()

@@ -120,9 +120,10 @@ def test_another_script_leaves_it_alone_unless_it_claims_all(
         'item(1000).begin', 'part(1000)', 'item(1000).end'
     }
     now = {pid: tuple(rest) for pid, *rest in place.rows('SELECT pid, state, epoch, version, owner FROM process')}
-    for pid, (state, epoch, version, _) in left.items():
-        # The dead engine was declared dead, so nobody owns them; nothing else has changed.
-        assert now[pid] == (state, epoch, version, None)
+    for pid, (state, epoch, version, owner) in left.items():
+        # The dead engine was declared dead, so nobody owns them, and what it might yet write is refused.
+        taken = owner is not None
+        assert now[pid] == (state, epoch + taken, version + taken, None)
     assert other.run(**place.order, role='any-work', claims='all') == 0, other.stderr
     submitted = place.rows("SELECT count(*) FROM process WHERE process_label = 'Item' AND state = 'finished'")
     assert submitted[0][0] > 1
