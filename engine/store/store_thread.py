@@ -116,7 +116,7 @@ class StoreThread:
         faults: Faults,
         name: str = 'treadle-store',
         tick: Callable[[], None] | None = None,
-        tick_interval: float = 0.05,
+        tick_interval: float = 0.03,
         on_crash: Callable[[BaseException], None] | None = None,
     ) -> None:
         self._database = database

@@ -13,12 +13,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from processes import Burn, Sleep, Wait
+from processes import AddTwoSteps, Burn, Sleep, Wait
 from report import Row, show
 
 from treadle.engine import Engine
+from treadle.engine.launch import compose
 from treadle.engine.store.control import write_once
 from treadle.engine.store.location import locate
+from treadle.engine.store.records import Unit
 
 #: Seconds; what the issue of control asks for.
 GOAL = 0.1
@@ -37,6 +39,7 @@ def main() -> None:
         rows += with_nothing_running(Path(folder) / 'nothing.db', options.intents)
         rows += beside_steps(Path(folder) / 'steps.db', options.intents)
         rows += beside_two_saturated_engines(Path(folder) / 'two.db', options.intents)
+        rows += noticing(Path(folder) / 'noticing.db', options.intents)
         rows += waiting(Path(folder) / 'waiting.db', options.waiting)
     show(rows, as_json=options.json)
 
@@ -117,6 +120,24 @@ def beside_two_saturated_engines(path: Path, intents: int) -> list[Row]:
     return [
         _row('kill beside two saturated engines, p99', _percentile(times)),
         Row('work of the slower of the two engines', 'processes', min(counts), max(counts), 'the faster', 0.5),
+    ]
+
+
+def noticing(path: Path, count: int) -> list[Row]:
+    """What comes into the store past the engine, as from another OS process, until it has run."""
+    times = []
+    with Engine(f'sqlite:///{path}') as engine:
+        engine.run(AddTwoSteps, x=1, y=1)
+        origin, codec = engine.core.engine_id, engine.core.source.codec
+        for number in range(count):
+            record = compose(AddTwoSteps, {'x': number, 'y': 1}, codec=codec, pid=10_000 + number, origin=origin)
+            write_once(engine.location, lambda each, record=record: each.apply([Unit(create=(record,))]))
+            began = time.perf_counter()
+            engine.wait(record.pid)
+            times.append(time.perf_counter() - began)
+    return [
+        _row('noticing and running what came from elsewhere, median', statistics.median(times), 0.05),
+        _row('  the same, p99', _percentile(times)),
     ]
 
 
