@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 import threading
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 from treadle.engine.errors import EngineStopped, KeyConflict, StoreFull, StoreReadOnly, StoreUnavailable
 from treadle.engine.faults import FaultPoint
 from treadle.engine.pids import PidBlocks
-from treadle.engine.store import store_thread
+from treadle.engine.store import database, store_thread
 from treadle.engine.store.records import Advance, Held, Lost, Unit
+from treadle.engine.store.sqlite import begin_writing
 from treadle.engine.testing import BlockAt, RaiseAt
 
 # -- batches -------------------------------------------------------------------------------------------------
@@ -218,11 +220,9 @@ def test_a_lock_that_is_never_given_back_fails_the_batch_at_once_and_not_one_by_
     rigs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_thread, 'BUSY_PATIENCE', 0.0)
+    monkeypatch.setattr(database, 'begin_writing', functools.partial(begin_writing, patience=0.02))
     with rigs.Rig(tmp_path / 'store.db') as rig:
         fence = rig.running()
-        shortened = threading.Event()
-        rig.store.post(lambda transaction: None, lambda answer: (shorten(rig), shortened.set()))
-        assert shortened.wait(20)
         other = sqlite3.connect(rig.location.path, isolation_level=None)
         other.execute('BEGIN IMMEDIATE')
         answers = [rig.store.commit(rigs.proceed(fence)) for _ in range(10)]
@@ -232,11 +232,6 @@ def test_a_lock_that_is_never_given_back_fails_the_batch_at_once_and_not_one_by_
         other.execute('COMMIT')
         other.close()
         assert isinstance(rig.commit(rigs.proceed(fence)), Held)
-
-
-def shorten(rig: Any) -> None:
-    """On the store thread: do not wait ten seconds for a lock."""
-    rig.database._connected().execute('PRAGMA busy_timeout = 10')
 
 
 def test_a_reader_does_not_wait_for_a_writing_transaction(rigs: Any, tmp_path: Path) -> None:
