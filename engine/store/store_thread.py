@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from ...threads import StartFailed, StopTimeout
 from ..errors import EngineStopped
 from ..faults import FaultPoint, Faults
+from .engines import is_member, rejoin
 from .records import EngineRecord, ProcessRecord, StateChange, Unit, Verdict
 from .transaction import Admission, Cursor, Transaction
+from .units import apply
 
 if TYPE_CHECKING:
     from .statements import Statements  # which imports SQLAlchemy
@@ -315,8 +317,8 @@ class StoreThread:
                 cursor=cursor, sql=self._statements, engine_id=self.engine_id, admission=self._admission
             )
             self._faults.hit(FaultPoint.BATCH_BEGUN)
-            if self.engine_id and not transaction.is_member():
-                transaction.rejoin(self._listener.next_life())
+            if self.engine_id and not is_member(transaction):
+                rejoin(transaction, self._listener.next_life())
             answers = _perform(transaction, operations)
             self._faults.hit(FaultPoint.BATCH_WRITTEN)
             self._database.commit()
@@ -365,11 +367,11 @@ def _perform(transaction: Transaction, operations: Sequence[Any]) -> list[Any]:
             units.append(operation)
             continue
         if units:
-            answers.extend(transaction.apply(units))
+            answers.extend(apply(transaction, units))
             units = []
         answers.append(operation(transaction))
     if units:
-        answers.extend(transaction.apply(units))
+        answers.extend(apply(transaction, units))
     return answers
 
 
