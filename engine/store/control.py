@@ -28,7 +28,7 @@ PATIENCE = 30.0
 class _ClaimNothing:
     """The admission of a writer that runs no processes."""
 
-    def holds_suspect(self) -> bool:
+    def admits_suspect(self, *, took_one: bool) -> bool:
         """Never."""
         return False
 

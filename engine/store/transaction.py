@@ -45,8 +45,11 @@ class Cursor(Protocol):
 class Admission(Protocol):
     """Who may be claimed by this engine, and how many at once."""
 
-    def holds_suspect(self) -> bool:
-        """Whether this engine holds a process that may be fatal; the next one has to wait then."""
+    def admits_suspect(self, *, took_one: bool) -> bool:
+        """Whether this engine can take a process that may be fatal, of which it holds one at a time.
+
+        :param took_one: whether one was taken in this transaction already.
+        """
 
     def admits(self, record: ProcessRecord, taken: int) -> bool:
         """Whether this engine can take one more process, having taken ``taken`` in this transaction already."""
@@ -154,7 +157,7 @@ class Transaction:
         if not self.engine_id:
             return False
         is_suspect = record.crashes >= SUSPECT and record.nesting == 0
-        if is_suspect and (self._took_suspect or self._admission.holds_suspect()):
+        if is_suspect and not self._admission.admits_suspect(took_one=self._took_suspect):
             return False
         if not self._admission.admits(record, taken):
             return False

@@ -58,8 +58,8 @@ class Rig:
     def admits(self, record: ProcessRecord, taken: int) -> bool:
         return self.admitting
 
-    def holds_suspect(self) -> bool:
-        return self.has_suspect
+    def admits_suspect(self, *, took_one: bool) -> bool:
+        return not (took_one or self.has_suspect)
 
     def next_life(self) -> EngineRecord | None:
         return self.successor
