@@ -1,4 +1,4 @@
-"""Writing to a store without an engine: one short transaction, for a command that changes intents."""
+"""Writing to a store without an engine: one short transaction, for a command that submits or changes intents."""
 
 from __future__ import annotations
 

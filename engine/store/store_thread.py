@@ -40,6 +40,7 @@ HOLD, YIELD = 0.02, 0.001
 #: Seconds to keep trying while another OS process holds the database's lock.
 BUSY_PATIENCE = 60.0
 
+#: Is given the result of an operation, or a :class:`Failure`.
 Reply = Callable[[Any], None]
 
 
@@ -103,6 +104,8 @@ class StoreThread:
 
     :param tick: called about every ``tick_interval`` seconds on this thread, between batches.
     :param on_crash: called on this thread when it dies of an error; what it had accepted is answered by then.
+    :ivar engine_id: the engine in whose name it claims, which whoever registers one sets; 0 for none yet.
+    :ivar batches: how many it has committed.
 
     Guarantees: an operation that :meth:`post` accepts is answered, on the store thread, exactly once: with its
     result after the commit, or with a :class:`Failure`. Operations are written in the order of their posting.
@@ -268,7 +271,6 @@ class StoreThread:
         return batch, False
 
     def _write_batch(self, batch: Sequence[tuple[Any, Reply]]) -> None:
-        answers: list[Any]
         try:
             answers, transaction = self._transact([operation for operation, _ in batch])
         except BaseException as error:
@@ -303,11 +305,8 @@ class StoreThread:
             try:
                 return self._try_transaction(operations)
             except Exception as error:
-                ours = self._database.translate(error)
-                if not self._database.is_busy(error):
-                    raise ours from error
-                if time.monotonic() > give_up:
-                    raise ours from error
+                if not self._database.is_busy(error) or time.monotonic() > give_up:
+                    raise self._database.translate(error) from error
                 LOGGER.warning('the store is busy, trying again: %s', error)
 
     def _try_transaction(self, operations: Sequence[Any]) -> tuple[list[Any], Transaction]:
