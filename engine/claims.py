@@ -93,14 +93,14 @@ class Claims:
         """The processes that this engine leaves alone, and why."""
         return {**self._missing, **self._parked}
 
-    def look(self, *, changed_elsewhere: bool = False) -> None:
+    def look(self, *, ends: bool = False) -> None:
         """Search soon; from any thread. Calls during a search lead to one more.
 
-        :param changed_elsewhere: whether another OS process may have written, so that awaited processes may have ended
-            unheard, and others been killed or paused.
+        :param ends: whether another OS process may have written, so that awaited processes may have ended unheard, and
+            others been killed or paused.
         """
         with self._lock:
-            self._hears |= changed_elsewhere
+            self._hears |= ends
             self._looks = True
         self._begin_search()
 
@@ -130,7 +130,7 @@ class Claims:
             self.look()
         elif now >= self._sweep_due:
             self._sweep_due = now + SWEEP
-            self.look(changed_elsewhere=True)
+            self.look(ends=True)
 
     def _search(self) -> None:
         while True:

@@ -412,7 +412,7 @@ class Core:
             return
         self.homes.check()
         if self._database.changed_elsewhere():
-            self.claims.look(changed_elsewhere=True)
+            self.claims.look(ends=True)
         if self.membership.is_to_watch():
             self.claims.watch()
         self.claims.look_if_due()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from treadle.engine import Engine, EngineStopped, Process, WorkChain, calcfunction, claims, on_kill, run
+from treadle.engine import Engine, EngineStopped, Process, WorkChain, calcfunction, on_kill, run
 from treadle.engine.faults import FaultPoint
 from treadle.engine.lease import boot_clock
 from treadle.engine.store import engines
@@ -217,25 +217,3 @@ def test_an_engine_may_stop_while_it_waits_for_its_lease(make_engine: Callable[.
     assert not stopping.is_alive()
     with Engine(engine.location.url) as successor:
         assert all(each.is_finished_ok for each in successor.wait([first.pid, second.pid], PATIENCE))
-
-
-class Quiet(Process):
-    """Does nothing."""
-
-    def run(self) -> None:
-        pass
-
-
-def test_suspects_follow_one_another_and_wait_for_no_sweep(
-    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = make_engine()
-    first.core.dispatcher._open = False  # it only writes them down
-    pids = [first.submit(Quiet).pid for _ in range(10)]
-    first.core.store.call(
-        lambda transaction: transaction.cursor.execute('UPDATE process SET crashes = 2').fetchall()
-    ).result(PATIENCE)
-    first.stop()
-    monkeypatch.setattr(claims, 'SWEEP', 10 * PATIENCE)
-    second = make_engine(claims='all')
-    assert all(node.is_finished_ok for node in second.wait(pids, PATIENCE))
