@@ -58,10 +58,11 @@ def pause(transaction: Transaction, pids: Iterable[int], message: str | None) ->
     return paused
 
 
-def pause_below(transaction: Transaction, pids: Sequence[int]) -> None:
+def pause_below(transaction: Transaction, pids: Iterable[int]) -> None:
     """Pause the descendants of processes that are paused by themselves; take back what was just claimed."""
-    family = _to_pause(transaction, pids)
-    below = [pid for pid, before in family.items() if pid not in pids and not before & PAUSED_FROM_ABOVE]
+    roots = set(pids)
+    family = _to_pause(transaction, roots)
+    below = [pid for pid, before in family.items() if pid not in roots and not before & PAUSED_FROM_ABOVE]
     _set_paused(transaction, below, PAUSED_FROM_ABOVE, ANY_PAUSE)
     transaction.pauses.update(dict.fromkeys(family, True))
     withdrawn = transaction.unclaim(family)
