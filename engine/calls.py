@@ -33,6 +33,7 @@ from .pids import PidBlocks
 from .processes.functions import as_returned
 from .processes.visit import Host, Visit, current_visit
 from .states import ProcessState
+from .store import intents, notes
 from .store.records import Held, Lost, ProcessRecord, Unit, Verdict
 from .store.store_thread import Failure
 from .store.transaction import Transaction
@@ -98,7 +99,7 @@ class Calls:
                 self._kept_code.discard(digests)
 
         with contextlib.suppress(EngineStopped):  # as the process itself will be told
-            self._parts.store.post(lambda transaction: transaction.keep_code(texts), written)
+            self._parts.store.post(lambda transaction: notes.keep_code(transaction, texts), written)
 
     def submit_child(
         self, visit: Visit, target: Any, inputs: Mapping[str, Any] | None, kwargs: Mapping[str, Any]
@@ -373,15 +374,15 @@ class Calls:
 
     def kill(self, pids: Sequence[int], message: str) -> Future[list[int]]:
         """Kill processes with all their descendants; the future resolves when it is durable."""
-        return self._intend(lambda transaction: transaction.kill(pids, message))
+        return self._intend(lambda transaction: intents.kill(transaction, pids, message))
 
     def pause(self, pids: Sequence[int], message: str | None) -> Future[list[int]]:
         """Pause processes with all their descendants; the future resolves when it is durable."""
-        return self._intend(lambda transaction: transaction.pause(pids, message))
+        return self._intend(lambda transaction: intents.pause(transaction, pids, message))
 
     def play(self, pids: Sequence[int]) -> Future[list[int]]:
         """Let processes go on; the future resolves when it is durable."""
-        return self._intend(lambda transaction: transaction.play(pids))
+        return self._intend(lambda transaction: intents.play(transaction, pids))
 
     def _intend(self, operation: Callable[[Transaction], list[int]]) -> Future[list[int]]:
         faults = self._parts.faults

@@ -10,7 +10,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Set
+from collections.abc import Set
 from typing import TYPE_CHECKING
 
 from ..threads import LoopClosed, StartFailed
@@ -49,18 +49,17 @@ class Claims:
         self._parked: dict[int, str] = {}
         self._missing: dict[int, str] = {}
         self._lock = threading.Lock()
-        self._looking = False
+        self._searching = False
         self._again = False
+        # What the next search is to do.
         self._looks = False
-        self._ends = False
-        self._release_the_dead: Callable[[], int] = lambda: 0
+        self._hears = False
         self._watches = False
         self._unknown_class = False
         self._sweep_due = 0.0
 
     def begin(self, membership: Membership) -> None:
         """The engine has its id."""
-        self._release_the_dead = membership.release_the_dead
         self._script = membership.script
         self._origins = frozenset({membership.engine_id})
 
@@ -97,25 +96,26 @@ class Claims:
     def look(self, *, ends: bool = False) -> None:
         """Search soon; from any thread. Calls during a search lead to one more.
 
-        :param ends: whether another engine has written, so that awaited processes may have ended unheard.
+        :param ends: whether another OS process may have written, so that awaited processes may have ended unheard, and
+            others been killed or paused.
         """
         with self._lock:
-            self._ends |= ends
+            self._hears |= ends
             self._looks = True
         self._begin_search()
 
     def _begin_search(self) -> None:
         with self._lock:
-            if self._looking:
+            if self._searching:
                 self._again = True
                 return
-            self._looking = True
+            self._searching = True
         try:
             self._parts.steps.post_beside(self._search)
         except (LoopClosed, StartFailed) as error:  # it stops; or the interpreter exits, which starts no thread
             LOGGER.debug('no look for work: %s', error)
             with self._lock:
-                self._looking = False
+                self._searching = False
 
     def watch(self) -> None:
         """Look soon which other engines are dead, and take up what they have left."""
@@ -135,10 +135,11 @@ class Claims:
     def _search(self) -> None:
         while True:
             try:
-                self._tell_of_ends()
+                self._hear_of_others()
                 if self._watches:
                     self._watches = False
-                    self._looks |= self._release_the_dead() > 0
+                    if self._parts.membership.release_the_dead() > 0:
+                        self._looks = True
                 if self._looks:
                     self._looks = False
                     self._claim_what_fits()
@@ -151,16 +152,16 @@ class Claims:
                 LOGGER.exception('looking for work failed, it is tried again later')
             with self._lock:
                 if not self._again:
-                    self._looking = False
+                    self._searching = False
                     return
                 self._again = False
 
-    def _tell_of_ends(self) -> None:
-        """What another OS process has committed: ends, told to whoever waits here, and intents for what is held."""
+    def _hear_of_others(self) -> None:
+        """What other OS processes have committed: intents for what is held, and ends, told to whoever waits here."""
         with self._lock:
-            if not self._ends:
+            if not self._hears:
                 return
-            self._ends = False
+            self._hears = False
         held = self._parts.dispatcher.held_pids()
         if held:
             intents = self._parts.source.reader.intents(held)

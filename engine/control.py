@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .communication.messages import Intent, IntentMessage, decode_intent
 from .errors import InvalidMessage
 from .states import ProcessState
+from .store import intents
 
 if TYPE_CHECKING:
     from .communication import Communicator
@@ -70,11 +71,11 @@ class ProcessControl:
 
         def enact(transaction: Transaction) -> None:
             if asked.intent is Intent.PAUSE:
-                transaction.pause(roots, asked.message)
+                intents.pause(transaction, roots, asked.message)
             elif asked.intent is Intent.PLAY:
-                transaction.play(sorted(pids))
+                intents.play(transaction, sorted(pids))
             else:
-                transaction.kill(roots, asked.message or 'killed')
+                intents.kill(transaction, roots, asked.message or 'killed')
 
         self._engine.core.store.call(enact).result()
 

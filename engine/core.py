@@ -34,6 +34,7 @@ from .node import ProcessNode, Source
 from .processes.attributes import AttributeDict, FrozenAttributes
 from .processes.visit import Visit
 from .states import TERMINAL_STATES, ProcessState
+from .store import notes
 from .store.location import StoreLocation
 from .store.records import PARKS, EngineRecord, LogEntry, ProcessRecord, StateChange
 from .store.store_thread import Failure, StoreThread
@@ -394,7 +395,7 @@ class Core:
         """Say in the log stream of a process why this engine leaves it alone, for those who look without an engine."""
         entry = LogEntry(pid, time.time(), logging.WARNING, PARKS, reason)
         with contextlib.suppress(EngineStopped):
-            self.store.post(lambda transaction: transaction.log_once(entry), _told)
+            self.store.post(lambda transaction: notes.log_once(transaction, entry), _told)
 
     def why_parked(self, pid: int) -> str | None:
         """Why this engine does not go on with a process, if it does not."""

@@ -105,11 +105,14 @@ class Dispatcher:
             return False
         return True
 
-    def holds_suspect(self) -> bool:
-        """Whether a process is held that has seen several engines die; whoever asks is turned away."""
-        if self._suspects:
-            self.turned_away = True
-        return bool(self._suspects)
+    def admits_suspect(self, *, took_one: bool) -> bool:
+        """Whether a process may be claimed that has seen several engines die: one at a time; on the store thread.
+
+        :param took_one: whether the same transaction has taken one already.
+        """
+        if took_one or self._suspects:
+            self.turned_away = True  # before the other look: who leaves meanwhile finds it set, or is seen to have left
+        return not (took_one or self._suspects)
 
     def dispatch(self, claims: Sequence[ProcessRecord]) -> None:
         """Hand committed claims to the workers in turn, or to where they are at home; on the store thread."""

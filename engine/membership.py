@@ -12,7 +12,6 @@ It then begins another life in that very transaction, under a new id: the old on
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 import socket
@@ -26,6 +25,7 @@ from .errors import EngineStopped, StoreError
 from .faults import FaultPoint, Faults
 from .lease import Lease, Silences
 from .processes.identity import script_of_main
+from .store.engines import beat, declare_dead, end_engine, register_engine, release_all_but
 from .store.location import StoreLocation
 from .store.lockfile import EngineLock, try_take
 from .store.records import EngineRecord
@@ -103,7 +103,7 @@ class Membership:
     def _register(self, transaction: Transaction, record: EngineRecord) -> int:
         if self._leaves:  # the start was given up while the store was busy
             raise EngineStopped(f'engine {self._engine_name!r} was not started in time')
-        return transaction.register_engine(record)
+        return register_engine(transaction, record)
 
     def next_life(self) -> EngineRecord | None:
         """The row under which this engine begins, or goes on after it was declared dead; its lock is taken by then.
@@ -169,7 +169,7 @@ class Membership:
                 self.lease.confirm(sent)
                 confirmed.set_result(None)
 
-        self._store.post(_beat, written)
+        self._store.post(beat, written)
         return confirmed
 
     def request_stop(self) -> None:
@@ -189,9 +189,9 @@ class Membership:
 
         def leave(transaction: Transaction) -> None:
             if running:
-                transaction.release_all_but(running)
+                release_all_but(transaction, running)
             else:
-                transaction.end_engine('stopped')
+                end_engine(transaction, 'stopped')
 
         try:
             self._store.call(leave).result(timeout)
@@ -237,14 +237,14 @@ class Membership:
             return False
         with taken:
             # The lock in hand is proof, whatever the last heartbeat was: it may have come after we read the rows.
-            declared = self._declare(engine, lambda transaction: transaction.heartbeat_of(engine.id))
+            declared = self._declare(engine, seen=None)
             taken.remove()
         if declared:
             LOGGER.info('engine %d (%s, OS process %d) is dead', engine.id, engine.name, engine.os_pid)
         return declared
 
     def _declare_silent(self, engine: EngineRecord) -> bool:
-        declared = self._declare(engine, lambda transaction: engine.heartbeat)
+        declared = self._declare(engine, seen=engine.heartbeat)
         if declared:
             LOGGER.warning(
                 'engine %d (%s, OS process %d on %s) has been silent for its lease of %g s and is declared dead',
@@ -252,11 +252,12 @@ class Membership:
             )  # fmt: skip
         return declared
 
-    def _declare(self, engine: EngineRecord, heartbeat: Callable[[Transaction], int]) -> bool:
+    def _declare(self, engine: EngineRecord, *, seen: int | None) -> bool:
         # A machine that went down took all its engines with it: that is no process's doing.
         most = self._max_crashes if engine.boot_id == self._boot_id or engine.host != socket.gethostname() else None
-        declare = functools.partial(_declare_dead, engine.id, heartbeat, most)
-        declared = self._store.call(declare).result()
+        declared = self._store.call(
+            lambda transaction: declare_dead(transaction, engine.id, seen=seen, max_crashes=most)
+        ).result()
         self._faults.hit(FaultPoint.PREDECESSOR_RELEASED)
         return declared
 
@@ -268,16 +269,6 @@ class Membership:
                 if taken is not None:
                     with taken:
                         taken.remove()
-
-
-def _beat(transaction: Transaction) -> None:
-    transaction.beat()
-
-
-def _declare_dead(
-    engine_id: int, heartbeat: Callable[[Transaction], int], max_crashes: int | None, transaction: Transaction
-) -> bool:
-    return transaction.declare_dead(engine_id, heartbeat(transaction), max_crashes)
 
 
 def _lock_path(location: StoreLocation, engine_uuid: str) -> Path:

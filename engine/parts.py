@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Protocol
 
 from .errors import EngineStopped
+from .store import notes
 
 if TYPE_CHECKING:
     from ..threads import StepThreads
@@ -63,4 +64,4 @@ def keep_log_of_killed(parts: EngineParts, visit: Visit) -> None:
     log = tuple(visit.log)
     if log:
         with contextlib.suppress(EngineStopped):  # closed, with all that it was to write
-            parts.store.call(lambda transaction: transaction.keep_log_of_killed(visit.fence, log))
+            parts.store.call(lambda transaction: notes.keep_log_of_killed(transaction, visit.fence, log))

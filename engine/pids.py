@@ -6,7 +6,6 @@ import threading
 from concurrent.futures import Future
 
 from .store.store_thread import StoreThread
-from .store.transaction import Transaction
 
 __all__ = ['PidBlocks']
 
@@ -42,7 +41,7 @@ class PidBlocks:
 
     def _reserve(self) -> None:
         size = self._size
-        self._coming = size, self._store.call(lambda transaction: _reserve(transaction, size))
+        self._coming = size, self._store.call(lambda transaction: transaction.reserve_pids(size))
         self._size = min(2 * size, MOST)
 
     def _arrive(self) -> None:
@@ -54,7 +53,3 @@ class PidBlocks:
         finally:
             self._coming = None
         self._next = self._end - size
-
-
-def _reserve(transaction: Transaction, size: int) -> int:
-    return transaction.reserve_pids(size)

@@ -9,9 +9,11 @@ from typing import Any, Final, TypeVar
 import click
 
 from ..states import TERMINAL_STATES
+from ..store import intents
 from ..store.changes import Changes
 from ..store.control import write_once
 from ..store.records import ProcessRecord
+from ..store.transaction import Transaction
 from .completion import PAUSED_PID, PLAYING_PID, RUNNING_PID, PidType
 from .options import OpenStore, json_option, open_store, store_option
 from .output import clean, write_json
@@ -42,7 +44,7 @@ def kill(context: click.Context, pids: tuple[int, ...], message: str, store: str
     """
     with open_store(store) as opened:
         records = _require(opened, pids)
-        killed = set(write_once(opened.location, lambda transaction: transaction.kill(pids, message)))
+        killed = set(write_once(opened.location, lambda transaction: intents.kill(transaction, pids, message)))
         for pid in records:
             if pid in killed:
                 _say(records[pid], f'is killed{_and_below(killed, pids)}')
@@ -61,7 +63,7 @@ def pause(context: click.Context, pids: tuple[int, ...], message: str | None, st
     """
     with open_store(store) as opened:
         records = _require(opened, pids)
-        paused = write_once(opened.location, lambda transaction: transaction.pause(pids, message))
+        paused = write_once(opened.location, lambda transaction: intents.pause(transaction, pids, message))
         for pid in paused:
             record = opened.reader.process(pid)
             step = '' if record.owner is None else '; the step that it is in goes on to its end'
@@ -94,8 +96,8 @@ def play(context: click.Context, pids: tuple[int, ...], store: str | None) -> No
         _end(context, problems)
 
 
-def _playing(pid: int) -> Callable[[Any], list[int]]:
-    return lambda transaction: list(transaction.play([pid]))
+def _playing(pid: int) -> Callable[[Transaction], list[int]]:
+    return lambda transaction: intents.play(transaction, [pid])
 
 
 @click.command(short_help='Wait until processes have ended, and say how.')

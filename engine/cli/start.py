@@ -11,10 +11,12 @@ import msgspec
 
 from ..errors import TreadleError
 from ..launch import code_of, compose
+from ..store import notes
 from ..store.control import write_once
 from ..store.location import StoreLocation, locate
 from ..store.records import Held, ProcessRecord, Unit
 from ..store.transaction import Transaction
+from ..store.units import apply
 from ..values import Codec, DiskObjects
 from ..why import WORKER
 from .completion import TARGET
@@ -117,9 +119,9 @@ def _enqueue(location: StoreLocation, target: Any, inputs: dict[str, Any]) -> in
 
 
 def _insert(transaction: Transaction, record: ProcessRecord, code: dict[str, str]) -> int:
-    transaction.keep_code(code)
+    notes.keep_code(transaction, code)
     pid = transaction.reserve_pids(1) - 1
-    (verdict,) = transaction.apply([Unit(create=(msgspec.structs.replace(record, pid=pid),))])
+    (verdict,) = apply(transaction, [Unit(create=(msgspec.structs.replace(record, pid=pid),))])
     attached = verdict.attached if isinstance(verdict, Held) else None
     return pid if attached is None else attached.pid
 

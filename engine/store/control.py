@@ -1,4 +1,4 @@
-"""Writing to a store without an engine: one short transaction, for a command that changes intents."""
+"""Writing to a store without an engine: one short transaction, for a command that submits or changes intents."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PATIENCE = 30.0
 class _ClaimNothing:
     """The admission of a writer that runs no processes."""
 
-    def holds_suspect(self) -> bool:
+    def admits_suspect(self, *, took_one: bool) -> bool:
         """Never."""
         return False
 
@@ -52,7 +52,7 @@ def _statements() -> Statements:
 def write_once(location: StoreLocation, operation: Callable[[Transaction], T], *, patience: float = PATIENCE) -> T:
     """Run ``operation`` in a transaction of its own; what it returns is durable when it is returned here.
 
-    Running engines notice within 50 ms. The store is neither made nor upgraded.
+    Running engines notice at their store threads' next tick. The store is neither made nor upgraded.
 
     :param patience: seconds to wait for the lock of other writers.
     :raises StoreError: there is no store, or it cannot be written.

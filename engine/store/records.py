@@ -91,6 +91,8 @@ PARKS = 'treadle.parks'
 
 #: Bits of ``ProcessRecord.paused``: by an intent of its own, and because a process above it was.
 PAUSED_ITSELF, PAUSED_FROM_ABOVE = 1, 2
+#: Both of them.
+ANY_PAUSE = PAUSED_ITSELF | PAUSED_FROM_ABOVE
 
 
 class Fence(msgspec.Struct, frozen=True, gc=False):

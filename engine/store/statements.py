@@ -70,28 +70,29 @@ def _values(dialect: Dialect, *names: str) -> dict[str, sa.ColumnElement[Any]]:
     return {name: dialect.parameter(name) for name in names}
 
 
-def _descendants(dialect: Dialect) -> sa.CTE:
-    """The processes in the set ``pids`` and all that they have called, and so on."""
-    tree = sa.select(process.c.pid).where(dialect.is_member(process.c.pid)).cte('tree', recursive=True)
+def _descendants(dialect: Dialect, *among: sa.ColumnElement[bool]) -> sa.CTE:
+    """The processes in the set ``pids`` that meet the conditions, and all that these have called, and so on."""
+    tree = sa.select(process.c.pid).where(dialect.is_member(process.c.pid), *among).cte('tree', recursive=True)
     child = process.alias('child')
     return tree.union(sa.select(child.c.pid).where(child.c.parent == tree.c.pid))
 
 
 class Statements(Queries):
-    """The queries and the statements that write, as text, grouped by what they are for."""
+    """The queries and the statements that write, as text, grouped by the modules that run them."""
 
     dialect: Dialect
 
     def __init__(self, dialect: Dialect) -> None:
         super().__init__(dialect)
-        self._writing(dialect)
-        self._waking(dialect)
-        self._owning(dialect)
-        self._pausing(dialect)
+        self._units(dialect)
+        self._awaiting(dialect)
+        self._claiming(dialect)
+        self._intents(dialect)
         self._engines(dialect)
-        self._telling(dialect)
+        self._owned(dialect)
+        self._notes(dialect)
 
-    def _writing(self, dialect: Dialect) -> None:
+    def _units(self, dialect: Dialect) -> None:
         row = process.c
         text, given = dialect.compile, dialect.parameter
         self.fences = text(
@@ -99,13 +100,18 @@ class Statements(Queries):
                 dialect.is_member(row.pid)
             )
         )
+        self.next_number = text(
+            sa.update(counter)
+            .values(next=counter.c.next + given('count'))
+            .where(counter.c.name == given('counter'))
+            .returning(counter.c.next)
+        )
         self.insert_process = text(
             dialect.insert(process)
             .inline()  # asks for no row back: from Python 3.12 on one that nobody takes keeps COMMIT from succeeding
             .values(_values(dialect, *ProcessRecord.__struct_fields__))
             .on_conflict_do_nothing(index_elements=[row.uuid])
         )
-        self.insert_log = text(sa.insert(log).inline().values(_values(dialect, *LogEntry.__struct_fields__)))
         self.advance = text(
             sa.update(process)
             .values(
@@ -139,17 +145,26 @@ class Statements(Queries):
             )
             .returning(row.pid)
         )
+        self.stay_running = text(
+            sa.update(process).values(state='running', owner=given('owner')).where(dialect.is_member(row.pid))
+        )
+        self.unasked_calls = text(
+            sa.select(row.pid, row.call_number).where(
+                row.parent == given('parent'),
+                row.call_visit == given('call_visit'),
+                row.state.not_in(sorted(TERMINAL_STATES)),
+            )
+        )
 
-    def _waking(self, dialect: Dialect) -> None:
+    def _awaiting(self, dialect: Dialect) -> None:
         row = process.c
         text, given = dialect.compile, dialect.parameter
-        terminal = sorted(TERMINAL_STATES)
         self.insert_awaiting = text(
             dialect.insert(awaiting)
             .from_select(
                 ['waiter', 'awaited'],
                 sa.select(given('waiter'), row.pid).where(
-                    row.pid == given('awaited_pid'), row.state.not_in(terminal)
+                    row.pid == given('awaited_pid'), row.state.not_in(sorted(TERMINAL_STATES))
                 ),
             )
             .on_conflict_do_nothing()
@@ -171,32 +186,38 @@ class Statements(Queries):
             .where(dialect.is_member(row.pid), row.state == 'waiting')
             .returning(row.pid)
         )
-        self.stay_running = text(
-            sa.update(process)
-            .values(state='running', owner=given('owner'))
-            .where(dialect.is_member(row.pid))
-        )
 
-    def _owning(self, dialect: Dialect) -> None:
+    def _claiming(self, dialect: Dialect) -> None:
         row = process.c
         text, given = dialect.compile, dialect.parameter
         free = sa.and_(row.owner.is_(None), row.state.in_(['created', 'running']))
         claim = (
             sa.update(process)
-            .values(
-                state='running', owner=given('new_owner'), epoch=row.epoch + 1, version=row.version + 1
-            )
+            .values(state='running', owner=given('new_owner'), epoch=row.epoch + 1, version=row.version + 1)
             .where(dialect.is_member(row.pid), free)
             .returning(*_columns(process, ProcessRecord))
         )
         self.claim = text(claim.where(row.paused == 0))
         # A called function is part of its caller's step, which is not interrupted by a pause.
         self.claim_driven = text(claim)
+        self.release_one = text(
+            sa.update(process)
+            .values(owner=None)
+            .where(
+                row.pid == given('released_pid'),
+                row.owner == given('old_owner'),
+                row.epoch == given('old_epoch'),
+            )
+        )
+
+    def _intents(self, dialect: Dialect) -> None:
+        row = process.c
+        text, given = dialect.compile, dialect.parameter
+        alive = row.state.not_in(sorted(TERMINAL_STATES))
+        # Below what has ended, too: it may have called what lives on.
         tree = _descendants(dialect)
-        self.family = text(
-            sa.select(row.pid, row.state)
-            .where(row.pid.in_(sa.select(tree.c.pid)), row.state.not_in(sorted(TERMINAL_STATES)))
-            .order_by(row.pid)
+        self.to_kill = text(
+            sa.select(row.pid, row.state).where(row.pid.in_(sa.select(tree.c.pid)), alive).order_by(row.pid)
         )
         self.kill = text(
             sa.update(process)
@@ -212,53 +233,11 @@ class Statements(Queries):
             )
             .where(dialect.is_member(row.pid))
         )
-        self.unasked_calls = text(
-            sa.select(row.pid, row.call_number).where(
-                row.parent == given('parent'),
-                row.call_visit == given('call_visit'),
-                row.state.not_in(sorted(TERMINAL_STATES)),
-            )
-        )
-        self.release = text(
-            sa.update(process)
-            .values(owner=None)
-            .where(row.owner == given('old_owner'))
-        )
-        self.take_away = text(
-            sa.update(process)
-            .values(owner=None, epoch=row.epoch + 1, version=row.version + 1, crashes=row.crashes + given('blame'))
-            .where(row.owner == given('old_owner'))
-        )
-        self.fatal = text(
-            sa.select(row.pid, row.crashes)
-            .where(row.owner == given('old_owner'), row.driven == 0, row.crashes + 1 >= given('most'))
-            .order_by(row.pid)
-        )
-        self.release_others = text(
-            sa.update(process)
-            .values(owner=None)
-            .where(row.owner == given('old_owner'), sa.not_(dialect.is_member(row.pid)))
-        )
-        self.release_one = text(
-            sa.update(process)
-            .values(owner=None)
-            .where(
-                row.pid == given('released_pid'),
-                row.owner == given('old_owner'),
-                row.epoch == given('old_epoch'),
-            )
-        )
-
-    def _pausing(self, dialect: Dialect) -> None:
-        row = process.c
-        text, given = dialect.compile, dialect.parameter
-        alive = row.state.not_in(sorted(TERMINAL_STATES))
-        roots = sa.select(row.pid).where(dialect.is_member(row.pid), alive).cte('tree', recursive=True)
-        child = process.alias('child')
-        tree = roots.union(sa.select(child.c.pid).where(child.c.parent == roots.c.pid))
-        self.live_family = text(
+        tree = _descendants(dialect, alive)
+        self.to_pause = text(
             sa.select(row.pid, row.paused).where(row.pid.in_(sa.select(tree.c.pid)), alive).order_by(row.pid)
         )
+        child = process.alias('child')
         # What hangs on a process that was paused by itself stays as it is: the search goes no further down there.
         top = (
             sa.select(row.pid, sa.literal(1).label('passes'))
@@ -267,7 +246,7 @@ class Statements(Queries):
         )
         passes = sa.case((child.c.paused.bitwise_and(PAUSED_ITSELF) == 0, 1), else_=0)
         below = top.union(sa.select(child.c.pid, passes).where(child.c.parent == top.c.pid, top.c.passes == 1))
-        self.paused_below = text(
+        self.to_play = text(
             sa.select(row.pid, row.paused)
             .where(row.pid.in_(sa.select(below.c.pid)), row.paused != 0)
             .order_by(row.pid)
@@ -285,13 +264,11 @@ class Statements(Queries):
         text, given = dialect.compile, dialect.parameter
         fields = [field for field in EngineRecord.__struct_fields__ if field != 'id']
         self.insert_engine = text(sa.insert(engine).values(_values(dialect, *fields)).returning(row.id))
+        self.is_member = text(sa.select(row.id).where(row.id == given('engine_id'), row.ended.is_(None)))
         self.beat = text(
             sa.update(engine)
             .values(heartbeat=row.heartbeat + 1, beat_at=given('at'))
             .where(row.id == given('engine_id'), row.ended.is_(None))
-        )
-        self.is_member = text(
-            sa.select(row.id).where(row.id == given('engine_id'), row.ended.is_(None))
         )
         self.give_up_lease = text(sa.update(engine).values(lease=0).where(row.id == given('engine_id')))
         self.end_engine = text(
@@ -305,25 +282,33 @@ class Statements(Queries):
             .where(
                 row.id == given('engine_id'),
                 row.ended.is_(None),
-                row.heartbeat == given('seen'),
+                row.heartbeat == sa.func.coalesce(given('seen'), row.heartbeat),
             )
         )
-        self.next_number = text(
-            sa.update(counter)
-            .values(next=counter.c.next + given('count'))
-            .where(counter.c.name == given('counter'))
-            .returning(counter.c.next)
-        )
 
-    def _telling(self, dialect: Dialect) -> None:
+    def _owned(self, dialect: Dialect) -> None:
         row = process.c
         text, given = dialect.compile, dialect.parameter
-        self.insert_code = text(
-            dialect.insert(code)
-            .inline()
-            .values(_values(dialect, 'digest', 'text'))
-            .on_conflict_do_nothing(index_elements=[code.c.digest])
+        owned = row.owner == given('old_owner')
+        self.release_all = text(sa.update(process).values(owner=None).where(owned))
+        self.release_others = text(
+            sa.update(process).values(owner=None).where(owned, sa.not_(dialect.is_member(row.pid)))
         )
+        self.fatal = text(
+            sa.select(row.pid, row.crashes)
+            .where(owned, row.driven == 0, row.crashes + 1 >= given('most'))
+            .order_by(row.pid)
+        )
+        self.take_away = text(
+            sa.update(process)
+            .values(owner=None, epoch=row.epoch + 1, version=row.version + 1, crashes=row.crashes + given('blame'))
+            .where(owned)
+        )
+
+    def _notes(self, dialect: Dialect) -> None:
+        row = process.c
+        text, given = dialect.compile, dialect.parameter
+        self.insert_log = text(sa.insert(log).inline().values(_values(dialect, *LogEntry.__struct_fields__)))
         # Once for each time that the process comes to stand, however often it is looked at there.
         said_before = sa.select(log.c.id).where(
             log.c.pid == given('pid'),
@@ -336,4 +321,10 @@ class Statements(Queries):
                 list(LogEntry.__struct_fields__),
                 sa.select(*_values(dialect, *LogEntry.__struct_fields__).values()).where(~said_before.exists()),
             )
+        )
+        self.insert_code = text(
+            dialect.insert(code)
+            .inline()
+            .values(_values(dialect, 'digest', 'text'))
+            .on_conflict_do_nothing(index_elements=[code.c.digest])
         )

@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from ...threads import StartFailed, StopTimeout
 from ..errors import EngineStopped
 from ..faults import FaultPoint, Faults
+from .engines import is_member, rejoin
 from .records import EngineRecord, ProcessRecord, StateChange, Unit, Verdict
 from .transaction import Admission, Cursor, Transaction
+from .units import apply
 
 if TYPE_CHECKING:
     from .statements import Statements  # which imports SQLAlchemy
@@ -38,6 +40,7 @@ HOLD, YIELD = 0.02, 0.001
 #: Seconds to keep trying while another OS process holds the database's lock.
 BUSY_PATIENCE = 60.0
 
+#: Is given the result of an operation, or a :class:`Failure`.
 Reply = Callable[[Any], None]
 
 
@@ -101,6 +104,8 @@ class StoreThread:
 
     :param tick: called about every ``tick_interval`` seconds on this thread, between batches.
     :param on_crash: called on this thread when it dies of an error; what it had accepted is answered by then.
+    :ivar engine_id: the engine in whose name it claims, which whoever registers one sets; 0 for none yet.
+    :ivar batches: how many it has committed.
 
     Guarantees: an operation that :meth:`post` accepts is answered, on the store thread, exactly once: with its
     result after the commit, or with a :class:`Failure`. Operations are written in the order of their posting.
@@ -266,7 +271,6 @@ class StoreThread:
         return batch, False
 
     def _write_batch(self, batch: Sequence[tuple[Any, Reply]]) -> None:
-        answers: list[Any]
         try:
             answers, transaction = self._transact([operation for operation, _ in batch])
         except BaseException as error:
@@ -301,11 +305,8 @@ class StoreThread:
             try:
                 return self._try_transaction(operations)
             except Exception as error:
-                ours = self._database.translate(error)
-                if not self._database.is_busy(error):
-                    raise ours from error
-                if time.monotonic() > give_up:
-                    raise ours from error
+                if not self._database.is_busy(error) or time.monotonic() > give_up:
+                    raise self._database.translate(error) from error
                 LOGGER.warning('the store is busy, trying again: %s', error)
 
     def _try_transaction(self, operations: Sequence[Any]) -> tuple[list[Any], Transaction]:
@@ -315,8 +316,8 @@ class StoreThread:
                 cursor=cursor, sql=self._statements, engine_id=self.engine_id, admission=self._admission
             )
             self._faults.hit(FaultPoint.BATCH_BEGUN)
-            if self.engine_id and not transaction.is_member():
-                transaction.rejoin(self._listener.next_life())
+            if self.engine_id and not is_member(transaction):
+                rejoin(transaction, self._listener.next_life())
             answers = _perform(transaction, operations)
             self._faults.hit(FaultPoint.BATCH_WRITTEN)
             self._database.commit()
@@ -365,11 +366,11 @@ def _perform(transaction: Transaction, operations: Sequence[Any]) -> list[Any]:
             units.append(operation)
             continue
         if units:
-            answers.extend(transaction.apply(units))
+            answers.extend(apply(transaction, units))
             units = []
         answers.append(operation(transaction))
     if units:
-        answers.extend(transaction.apply(units))
+        answers.extend(apply(transaction, units))
     return answers
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from treadle.engine.store import intents
 from treadle.engine.store.control import write_once
 from treadle.engine.store.database import open_reader
 from treadle.engine.store.location import locate
@@ -152,10 +153,11 @@ class TestWithoutAnEngine:
         write_once(location, lambda transaction: None)  # what is imported on the way is not the store's time
         spans = []
         pause_and_play = [
-            (lambda transaction: transaction.pause([1], None), [1]),
-            (lambda transaction: transaction.play([1]), [1, 2, 3]),
+            (lambda transaction: intents.pause(transaction, [1], None), [1]),
+            (lambda transaction: intents.play(transaction, [1]), [1, 2, 3]),
         ]
-        for operation, pids in [*5 * pause_and_play, (lambda transaction: transaction.kill([1], 'test'), [1, 2, 3])]:
+        kill = (lambda transaction: intents.kill(transaction, [1], 'test'), [1, 2, 3])
+        for operation, pids in [*5 * pause_and_play, kill]:
             begun = time.perf_counter()
             assert write_once(location, operation) == pids
             spans.append(time.perf_counter() - begun)

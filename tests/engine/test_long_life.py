@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import sys
 import threading
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from treadle.engine import Engine, EngineStopped, Process, calcfunction, run
+from treadle.engine import Engine, EngineStopped, Process, calcfunction, claims, run
 from treadle.engine.dispatcher import Dispatcher
 from treadle.engine.errors import CorruptValue, StoreUnavailable
 from treadle.engine.faults import FaultPoint
@@ -164,6 +165,47 @@ def test_an_engine_that_runs_takes_up_what_a_dead_one_has_left(make_engine: Call
     assert survivor.wait(node, PATIENCE).is_finished_ok
     opened.set()
     dead.stop()
+
+
+def test_suspects_follow_one_another_and_wait_for_no_sweep(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make_engine()
+    first.core.dispatcher._open = False  # it only writes them down
+    pids = [first.submit(Quick).pid for _ in range(10)]
+    first.core.store.call(
+        lambda transaction: transaction.cursor.execute('UPDATE process SET crashes = 2').fetchall()
+    ).result(PATIENCE)
+    first.stop()
+    monkeypatch.setattr(claims, 'SWEEP', 10 * PATIENCE)
+    second = make_engine(claims='all')
+    assert all(node.is_finished_ok for node in second.wait(pids, PATIENCE))
+
+
+def test_a_look_that_is_asked_for_while_the_dead_are_looked_for_is_not_lost(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims, passes = engine.core.claims, itertools.count(1)
+    done: list[str] = []
+    over = threading.Event()
+
+    def begin_another() -> None:
+        done.append('another search')
+        over.set()
+
+    def release_the_dead() -> int:
+        if next(passes) == 1:
+            claims.watch()  # once more: what was asked for before is done by then
+        else:
+            monkeypatch.setattr(claims, '_claim_what_fits', lambda: done.append('look'))
+            monkeypatch.setattr(claims, '_hear_of_others', begin_another)
+            claims.look()
+        return 0
+
+    monkeypatch.setattr(engine.core.membership, 'release_the_dead', release_the_dead)
+    claims.watch()
+    assert over.wait(PATIENCE)
+    assert done[0] == 'look'
 
 
 MODULE = """

@@ -11,6 +11,7 @@ import pytest
 from treadle.engine import Engine, EngineStopped, Process, WorkChain, calcfunction, on_kill, run
 from treadle.engine.faults import FaultPoint
 from treadle.engine.lease import boot_clock
+from treadle.engine.store import engines
 from treadle.engine.testing import RecordFaults
 
 PATIENCE = 30.0
@@ -20,7 +21,7 @@ def declare_dead(engine: Engine, observer: Engine) -> None:
     """What ``observer`` does when it has heard nothing of ``engine`` for its lease."""
     engine_id = engine.core.engine_id
     declare = observer.core.store.call(
-        lambda transaction: transaction.declare_dead(engine_id, transaction.heartbeat_of(engine_id), 5)
+        lambda transaction: engines.declare_dead(transaction, engine_id, seen=None, max_crashes=5)
     )
     assert declare.result(PATIENCE)
 

@@ -36,9 +36,11 @@ from treadle.engine import (
 from treadle.engine.faults import Faults
 from treadle.engine.launch import compose
 from treadle.engine.processes.visit import current_visit
+from treadle.engine.store import engines
 from treadle.engine.store.control import write_once
 from treadle.engine.store.records import Held, Unit
 from treadle.engine.store.transaction import Transaction
+from treadle.engine.store.units import apply
 from treadle.engine.testing import KillAt, RecordFaults, Together
 
 _effects = -1
@@ -271,7 +273,7 @@ def submit_from_outside(engine: Engine) -> int:
 
     def insert(transaction: Transaction) -> int:
         pid = transaction.reserve_pids(1) - 1
-        (verdict,) = transaction.apply([Unit(create=(msgspec.structs.replace(record, pid=pid),))])
+        (verdict,) = apply(transaction, [Unit(create=(msgspec.structs.replace(record, pid=pid),))])
         attached = verdict.attached if isinstance(verdict, Held) else None
         return pid if attached is None else attached.pid
 
@@ -283,7 +285,7 @@ def declare_dead(engine: Engine) -> None:
     engine_id = engine.core.engine_id
     write_once(
         engine.location,
-        lambda transaction: transaction.declare_dead(engine_id, transaction.heartbeat_of(engine_id), None),
+        lambda transaction: engines.declare_dead(transaction, engine_id, seen=None, max_crashes=None),
     )
 
 

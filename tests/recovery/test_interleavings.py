@@ -15,6 +15,7 @@ from treadle.engine.errors import EngineStopped, KilledError
 from treadle.engine.faults import FaultPoint
 from treadle.engine.homes import Homes
 from treadle.engine.processes.visit import Visit
+from treadle.engine.store import intents
 from treadle.engine.store.records import Fence, Unit
 from treadle.engine.testing import BlockAt, RaiseAt
 
@@ -141,7 +142,7 @@ def test_a_process_that_is_killed_in_the_commit_that_makes_it_never_begins(
         submitting.start()
         assert posted.wait(PATIENCE)
         # Behind it while the store thread stands, so both are in the next transaction.
-        killed = engine.core.store.call(lambda transaction: transaction.kill(list(range(1, 10)), 'at birth'))
+        killed = engine.core.store.call(lambda transaction: intents.kill(transaction, list(range(1, 10)), 'at birth'))
         gate.set()
         assert len(killed.result(PATIENCE)) == 1
         submitting.join()

@@ -15,6 +15,7 @@ import msgspec
 
 from treadle.engine.faults import Faults, NoFaults
 from treadle.engine.store.database import SqliteDatabase, open_reader
+from treadle.engine.store.engines import register_engine
 from treadle.engine.store.location import locate
 from treadle.engine.store.records import Advance, EngineRecord, Fence, Held, ProcessRecord, StateChange, Unit
 from treadle.engine.store.statements import SqliteDialect, Statements
@@ -57,8 +58,8 @@ class Rig:
     def admits(self, record: ProcessRecord, taken: int) -> bool:
         return self.admitting
 
-    def holds_suspect(self) -> bool:
-        return self.has_suspect
+    def admits_suspect(self, *, took_one: bool) -> bool:
+        return not (took_one or self.has_suspect)
 
     def next_life(self) -> EngineRecord | None:
         return self.successor
@@ -83,7 +84,7 @@ class Rig:
     def __enter__(self) -> Self:
         self.store.start(20)
         self.reader = open_reader(self.location, STATEMENTS)
-        self.engine_id = self.do(lambda transaction: transaction.register_engine(engine_record()))
+        self.engine_id = self.do(lambda transaction: register_engine(transaction, engine_record()))
         self.store.engine_id = self.engine_id
         return self
 

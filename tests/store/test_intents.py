@@ -8,21 +8,22 @@ from typing import Any
 
 import pytest
 
+from treadle.engine.store import intents, notes
 from treadle.engine.store.records import Advance, Fence, Held, LogEntry, Unit
 
 ITSELF, ABOVE = 1, 2
 
 
 def pausing(*pids: int, message: str | None = None) -> Callable[[Any], Any]:
-    return lambda transaction: transaction.pause(pids, message)
+    return lambda transaction: intents.pause(transaction, pids, message)
 
 
 def playing(*pids: int) -> Callable[[Any], Any]:
-    return lambda transaction: transaction.play(pids)
+    return lambda transaction: intents.play(transaction, pids)
 
 
 def killing(*pids: int) -> Callable[[Any], Any]:
-    return lambda transaction: transaction.kill(pids, 'stop it')
+    return lambda transaction: intents.kill(transaction, pids, 'stop it')
 
 
 def in_order(rig: Any, operations: dict[str, Any], order: Any, cuts: int) -> dict[str, Any]:
@@ -335,12 +336,12 @@ def test_the_log_of_a_step_is_kept_if_its_process_was_killed_under_its_claim(rig
     for operation in before:
         rig.together(operation)
     log = [LogEntry(fence.pid, 1.0, 30, 'logger', text) for text in ('one', 'two')]
-    rig.do(lambda transaction: transaction.keep_log_of_killed(Fence(fence.pid, epoch, fence.version), log))
+    rig.do(lambda transaction: notes.keep_log_of_killed(transaction, Fence(fence.pid, epoch, fence.version), log))
     written = [entry for entry in rig.reader.log(fence.pid) if entry.logger == 'logger']
     assert written == (log if kept else [])
 
 
 def test_the_log_of_a_process_that_is_not_there_is_not_kept(rig):
     entry = LogEntry(99, 1.0, 30, 'logger', 'lost')
-    rig.do(lambda transaction: transaction.keep_log_of_killed(Fence(99, 1, 0), [entry]))
+    rig.do(lambda transaction: notes.keep_log_of_killed(transaction, Fence(99, 1, 0), [entry]))
     assert rig.reader.log(99) == []

@@ -13,7 +13,7 @@ import pytest
 from treadle.engine.errors import EngineStopped, KeyConflict, StoreFull, StoreReadOnly, StoreUnavailable
 from treadle.engine.faults import FaultPoint
 from treadle.engine.pids import PidBlocks
-from treadle.engine.store import database, store_thread
+from treadle.engine.store import database, intents, store_thread
 from treadle.engine.store.records import Advance, Held, Lost, Unit
 from treadle.engine.store.sqlite import begin_writing
 from treadle.engine.testing import BlockAt, RaiseAt
@@ -70,7 +70,7 @@ def test_operations_are_written_in_the_order_of_their_posting(rig: Any, rigs: An
     fence = rig.running()
     answers = rig.together(
         rigs.proceed(fence),
-        lambda transaction: transaction.kill([fence.pid], 'between'),
+        lambda transaction: intents.kill(transaction, [fence.pid], 'between'),
         Unit(fence=rigs.Fence(fence.pid, 1, 1), advance=Advance('running', 2)),
     )
     assert isinstance(answers[0], Held) and answers[1] == [fence.pid] and isinstance(answers[2], Lost)
@@ -248,7 +248,7 @@ def test_a_reader_does_not_wait_for_a_writing_transaction(rigs: Any, tmp_path: P
 
 def test_a_read_only_connection_says_so(rig: Any, rigs: Any) -> None:
     fence = rig.running()
-    rig.do(lambda transaction: transaction._cursor.execute('PRAGMA query_only = ON').fetchall())
+    rig.do(lambda transaction: transaction.cursor.execute('PRAGMA query_only = ON').fetchall())
     with pytest.raises(StoreReadOnly, match='make it and its folder writable'):
         rig.commit(rigs.proceed(fence))
     assert rig.row(fence.pid).visit == 0

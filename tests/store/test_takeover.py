@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from treadle.engine.errors import StoreReadOnly
+from treadle.engine.store import intents
+from treadle.engine.store.engines import beat, declare_dead, end_engine, register_engine
 from treadle.engine.store.records import Fence, Held, Lost, Unit
 from treadle.engine.store.transaction import SUSPECT
 
@@ -21,14 +23,14 @@ def other(rigs: Any, rig: Any, tmp_path: Any) -> Any:
 def declare(observer: Any, engine_id: int, most: int | None = 5) -> bool:
     """Have ``observer`` declare an engine dead, with its lock in hand as it were."""
     return observer.do(
-        lambda transaction: transaction.declare_dead(engine_id, transaction.heartbeat_of(engine_id), most)
+        lambda transaction: declare_dead(transaction, engine_id, seen=None, max_crashes=most)
     )
 
 
 def test_a_heartbeat_that_came_meanwhile_keeps_an_engine_alive(rig: Any, other: Any) -> None:
     fence = rig.running()
-    rig.do(lambda transaction: transaction.beat())
-    assert not other.do(lambda transaction: transaction.declare_dead(rig.engine_id, 0, 5))
+    rig.do(beat)
+    assert not other.do(lambda transaction: declare_dead(transaction, rig.engine_id, seen=0, max_crashes=5))
     assert isinstance(rig.commit(Unit(fence=fence)), Held)
     assert rig.lives == []
 
@@ -37,7 +39,7 @@ def test_an_engine_is_declared_dead_once_and_its_id_is_never_used_again(rig: Any
     engine_id = rig.engine_id
     assert declare(other, engine_id)
     assert not declare(other, engine_id)
-    assert other.do(lambda transaction: transaction.register_engine(rigs.engine_record())) > engine_id
+    assert other.do(lambda transaction: register_engine(transaction, rigs.engine_record())) > engine_id
 
 
 def test_what_it_owned_is_free_and_what_it_writes_later_is_refused(rig: Any, rigs: Any, other: Any) -> None:
@@ -63,7 +65,7 @@ def test_a_stalled_engine_goes_on_under_a_new_id_in_its_next_transaction(rig: An
     assert after > other.engine_id > before
     (claim,) = rig.claims
     assert (claim.owner, rig.row(claim.pid).owner) == (after, after), 'it claims in its new name'
-    rig.do(lambda transaction: transaction.beat())
+    rig.do(beat)
     assert rig.lives == [after]
     assert rig.reader.engine(after).heartbeat == 1
 
@@ -86,7 +88,7 @@ def test_an_engine_that_leaves_goes_on_as_none(rig: Any, rigs: Any, other: Any) 
     rig.commit(Unit(create=(runnable, late)))
     assert rig.do(lambda transaction: transaction.claim([runnable.pid])) == 0
     assert rig.do(lambda transaction: transaction.claim_driven(function.pid)) is None
-    rig.do(lambda transaction: transaction.end_engine('stopped'))
+    rig.do(lambda transaction: end_engine(transaction, 'stopped'))
     assert {rig.row(each.pid).owner for each in (runnable, late, function)} == {None}
     assert (rig.claims, rig.lives, rig.reader.engine(rig.engine_id).ended) == ([], [], 'dead')
 
@@ -118,7 +120,7 @@ def crash(rig: Any, rigs: Any, other: Any, pid: int, most: int = 3) -> None:
     rig.admitting = False
     declare(other, rig.engine_id, most)
     rig.successor = rigs.engine_record()
-    rig.do(lambda transaction: transaction.beat())
+    rig.do(beat)
 
 
 def test_a_process_over_which_engines_die_is_paused_with_the_reason(rig: Any, rigs: Any, other: Any) -> None:
@@ -133,7 +135,7 @@ def test_a_process_over_which_engines_die_is_paused_with_the_reason(rig: Any, ri
     assert rig.reader.last_intent(record.pid).message.startswith('paused: quarantined: 3 engines in a row have died')
     rig.admitting = True
     assert rig.do(lambda transaction: transaction.claim([record.pid])) == 0
-    assert rig.do(lambda transaction: transaction.play([record.pid])) == [record.pid]
+    assert rig.do(lambda transaction: intents.play(transaction, [record.pid])) == [record.pid]
     assert [(claim.pid, claim.crashes) for claim in rig.claims[-1:]] == [(record.pid, 0)]
 
 

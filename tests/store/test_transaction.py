@@ -9,6 +9,8 @@ import msgspec
 import pytest
 
 from treadle.engine.errors import KeyConflict
+from treadle.engine.store import intents
+from treadle.engine.store.engines import end_engine
 from treadle.engine.store.records import Advance, Fence, Held, LogEntry, Lost, Unit
 
 # -- fences ------------------------------------------------------------------------------------------------
@@ -147,14 +149,14 @@ def test_a_killed_child_wakes_its_parent_and_a_waiting_one_is_killed_with_its_ch
     parent = rig.running()
     child = rig.running(parent=parent.pid, call_visit=0, call_number=0)
     rig.commit(rigs.await_(parent, child.pid))
-    assert rig.do(lambda transaction: transaction.kill([child.pid], 'why')) == [child.pid]
+    assert rig.do(lambda transaction: intents.kill(transaction, [child.pid], 'why')) == [child.pid]
     assert rig.row(parent.pid).state == 'running'
     assert rig.row(child.pid).exit_message == 'why'
 
     parent = rig.running()
     child = rig.running(parent=parent.pid, call_visit=0, call_number=0)
     rig.commit(rigs.await_(parent, child.pid))
-    assert rig.do(lambda transaction: transaction.kill([parent.pid], 'why')) == [parent.pid, child.pid]
+    assert rig.do(lambda transaction: intents.kill(transaction, [parent.pid], 'why')) == [parent.pid, child.pid]
     assert {rig.row(parent.pid).state, rig.row(child.pid).state} == {'killed'}
     assert rig.awaiting() == set()
 
@@ -203,7 +205,7 @@ def test_a_kill_against_a_commit_has_one_winner(
     rig.claims.clear()
 
     def kill(transaction: Any) -> Any:
-        return transaction.kill([fence.pid], 'stop it')
+        return intents.kill(transaction, [fence.pid], 'stop it')
 
     operations = [kill, unit] if kill_first else [unit, kill]
     answers = rig.together(*operations) if together else [rig.together(each)[0] for each in operations]
@@ -231,8 +233,8 @@ def test_a_kill_against_a_commit_has_one_winner(
 
 def test_no_end_follows_a_kill(rig: Any, rigs: Any) -> None:
     fence = rig.running()
-    rig.do(lambda transaction: transaction.kill([fence.pid], 'first'))
-    assert rig.do(lambda transaction: transaction.kill([fence.pid], 'second')) == []
+    rig.do(lambda transaction: intents.kill(transaction, [fence.pid], 'first'))
+    assert rig.do(lambda transaction: intents.kill(transaction, [fence.pid], 'second')) == []
     assert rig.do(lambda transaction: transaction.claim([fence.pid])) == 0
     assert rig.row(fence.pid).exit_message == 'first'
 
@@ -245,7 +247,7 @@ def test_a_kill_reaches_all_generations_but_not_the_ended(rig: Any, rigs: Any) -
     under_done = rig.running(parent=done.pid, call_visit=0, call_number=0)
     bottom = rig.running(parent=middle.pid, call_visit=0, call_number=0)
     beside = rig.running()
-    killed = rig.do(lambda transaction: transaction.kill([top.pid], 'all of it'))
+    killed = rig.do(lambda transaction: intents.kill(transaction, [top.pid], 'all of it'))
     assert killed == [top.pid, middle.pid, under_done.pid, bottom.pid]
     assert rig.row(done.pid).state == 'finished' and rig.row(beside.pid).state == 'running'
 
@@ -296,7 +298,7 @@ def test_a_key_attaches_conflicts_and_comes_back(rig: Any, rigs: Any) -> None:
     assert rig.commit(Unit(create=(same,))).attached.pid == first.pid
     with pytest.raises(KeyConflict, match=r"the key 'k' belongs to process 1 .*other inputs"):
         rig.commit(Unit(create=(other,)))
-    rig.do(lambda transaction: transaction.kill([first.pid], 'gone'))
+    rig.do(lambda transaction: intents.kill(transaction, [first.pid], 'gone'))
     assert rig.commit(Unit(create=(other,))).attached is None
     assert {record.pid for record in rig.reader.query()} == {first.pid, other.pid}
 
@@ -323,7 +325,7 @@ def test_attaching_adopts_what_a_dead_engine_left_with_its_children(rig: Any, ri
     child = rig.record(parent=parent.pid, call_visit=0, call_number=0)
     driven = rig.record(parent=parent.pid, call_visit=0, call_number=1, driven=1, state='running')
     rig.commit(rigs.await_(parent, child.pid, create=(child, driven)))
-    rig.do(lambda transaction: transaction.end_engine('stopped'))
+    rig.do(lambda transaction: end_engine(transaction, 'stopped'))
     with rigs.Rig(tmp_path / 'store.db') as successor:
         successor.admitting = True
         again = successor.record(pid=100, key='k', fingerprint='f')

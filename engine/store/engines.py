@@ -1,0 +1,84 @@
+"""The engines of a store: they join, beat, and end, or are declared dead by others, who then own nothing of theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from .intents import pause
+from .records import EngineRecord
+from .transaction import Transaction
+
+__all__ = ['beat', 'declare_dead', 'end_engine', 'is_member', 'register_engine', 'rejoin', 'release_all_but']
+
+
+def register_engine(transaction: Transaction, record: EngineRecord) -> int:
+    """Add an engine; returns its id, which is never used again."""
+    parameters = msgspec.structs.asdict(record)
+    del parameters['id']
+    return int(transaction.row(transaction.sql.insert_engine, parameters)[0])
+
+
+def is_member(transaction: Transaction) -> bool:
+    """Whether the transaction's engine has not ended, and was not declared dead."""
+    return transaction.row(transaction.sql.is_member, {'engine_id': transaction.engine_id}) is not None
+
+
+def rejoin(transaction: Transaction, record: EngineRecord | None) -> None:
+    """Go on as another engine, since this one was declared dead; ``None`` for none, which claims nothing."""
+    transaction.engine_id = 0 if record is None else register_engine(transaction, record)
+    transaction.has_rejoined = record is not None
+
+
+def beat(transaction: Transaction) -> None:
+    """Raise the engine's heartbeat."""
+    transaction.cursor.execute(transaction.sql.beat, {'engine_id': transaction.engine_id, 'at': transaction.now})
+
+
+def end_engine(transaction: Transaction, how: str) -> None:
+    """End the engine, which stops by itself, and release what it owns."""
+    transaction.cursor.execute(transaction.sql.release_all, {'old_owner': transaction.engine_id})
+    transaction.cursor.execute(transaction.sql.end_engine, {'engine_id': transaction.engine_id, 'how': how})
+
+
+def release_all_but(transaction: Transaction, pids: Iterable[int]) -> None:
+    """Release what the engine owns, except for these, whose steps still execute; from now on it beats no more."""
+    transaction.cursor.execute(
+        transaction.sql.release_others,
+        {'old_owner': transaction.engine_id, 'pids': transaction.as_set(pids)},
+    )
+    transaction.cursor.execute(transaction.sql.give_up_lease, {'engine_id': transaction.engine_id})
+
+
+def declare_dead(
+    transaction: Transaction, engine_id: int, *, seen: int | None, max_crashes: int | None
+) -> bool:
+    """Declare another engine dead, and take away what it owned.
+
+    The epochs are raised, so nothing that the engine may yet write counts.
+
+    :param seen: the heartbeat that was seen last; ``None`` when its death is proven, whatever it was.
+    :param max_crashes: how many such deaths in a row a process may see before it is paused; ``None`` when its
+        processes have nothing to do with it.
+    :returns: whether this call did it; ``False`` when it has beaten or ended since.
+    """
+    transaction.cursor.execute(transaction.sql.declare_dead, {'engine_id': engine_id, 'seen': seen})
+    if transaction.cursor.rowcount != 1:
+        return False
+    if max_crashes is not None:
+        _quarantine_the_fatal(transaction, engine_id, max_crashes)
+    blame = 0 if max_crashes is None else 1
+    transaction.cursor.execute(transaction.sql.take_away, {'old_owner': engine_id, 'blame': blame})
+    return True
+
+
+def _quarantine_the_fatal(transaction: Transaction, engine_id: int, most: int) -> None:
+    """Pause what has seen more deaths of its engines than it may, before it is taken from the last of them."""
+    for pid, crashes in transaction.rows(transaction.sql.fatal, {'old_owner': engine_id, 'most': most}):
+        pause(
+            transaction,
+            [pid],
+            f'quarantined: {crashes + 1} engines in a row have died while they ran it, before it came to a '
+            f'checkpoint; look into its step, then play it',
+        )
