@@ -10,10 +10,11 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Set
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..threads import LoopClosed, StartFailed
+from ..threads import SingleFlight
 from .errors import EngineStopped, ProcessParked, StoreError
 from .faults import FaultPoint
 from .loading import why_missing
@@ -33,6 +34,8 @@ LOGGER = logging.getLogger(__name__)
 PAGE = 500
 #: Seconds after which an engine looks for work though nothing hinted at any.
 SWEEP = 5.0
+#: For how many times the duration of a search none is made because others have written.
+SEARCH_SHARE = 10
 
 
 class Claims:
@@ -49,14 +52,16 @@ class Claims:
         self._parked: dict[int, str] = {}
         self._missing: dict[int, str] = {}
         self._lock = threading.Lock()
-        self._searching = False
-        self._again = False
-        # What the next search is to do.
-        self._looks = False
-        self._hears = False
-        self._watches = False
+        # Apart from each other: the search may import modules of the user's, which may take for ever, and neither a
+        # kill nor the death of an engine must stand behind it.
+        self._search = SingleFlight(self._claim_what_fits, parts.steps, name='the search for work')
+        self._hearing = SingleFlight(self._hear_of_others, parts.steps, name='hearing of other OS processes')
+        self._watching = SingleFlight(self._take_over, parts.steps, name='the watch over other engines')
         self._unknown_class = False
         self._sweep_due = 0.0
+        # Whether others have written since the last search, and when the next one may be made because of that.
+        self._others_wrote = False
+        self._search_may = 0.0
 
     def begin(self, membership: Membership) -> None:
         """The engine has its id."""
@@ -93,100 +98,75 @@ class Claims:
         """The processes that this engine leaves alone, and why."""
         return {**self._missing, **self._parked}
 
-    def look(self, *, ends: bool = False) -> None:
-        """Search soon; from any thread. Calls during a search lead to one more.
+    def look(self) -> None:
+        """Search for work soon; from any thread."""
+        self._search.ask()
 
-        :param ends: whether another OS process may have written, so that awaited processes may have ended unheard, and
-            others been killed or paused.
-        """
-        with self._lock:
-            self._hears |= ends
-            self._looks = True
-        self._begin_search()
-
-    def _begin_search(self) -> None:
-        with self._lock:
-            if self._searching:
-                self._again = True
-                return
-            self._searching = True
-        try:
-            self._parts.steps.post_beside(self._search)
-        except (LoopClosed, StartFailed) as error:  # it stops; or the interpreter exits, which starts no thread
-            LOGGER.debug('no look for work: %s', error)
-            with self._lock:
-                self._searching = False
+    def hear(self) -> None:
+        """Another OS process may have written: see soon what has become of all that is held or awaited, and of work."""
+        self._hearing.ask()
+        self._others_wrote = True
 
     def watch(self) -> None:
         """Look soon which other engines are dead, and take up what they have left."""
-        self._watches = True
-        self._begin_search()
+        self._watching.ask()
 
     def look_if_due(self) -> None:
-        """Search if there is a reason to, or if none was made for a while."""
+        """Search if there is a reason to, or if none was made for a while; called all the time, on the store thread."""
         now = time.monotonic()
         if self._unknown_class:
             self._unknown_class = False
             self.look()
+        elif self._others_wrote and now >= self._search_may:
+            self._others_wrote = False
+            self.look()
         elif now >= self._sweep_due:
             self._sweep_due = now + SWEEP
-            self.look(ends=True)
+            self._hearing.ask()
+            self.look()
 
-    def _search(self) -> None:
-        while True:
-            try:
-                self._hear_of_others()
-                if self._watches:
-                    self._watches = False
-                    if self._parts.membership.release_the_dead() > 0:
-                        self._looks = True
-                if self._looks:
-                    self._looks = False
-                    self._claim_what_fits()
-            except EngineStopped:
-                LOGGER.debug('the engine stops; the search is over')
-            except StoreError as error:
-                LOGGER.warning('looking for work failed, it is tried again later: %s', error)
-            except BaseException:
-                # Such as SystemExit of a module that is imported; the next search must not wait for this one.
-                LOGGER.exception('looking for work failed, it is tried again later')
-            with self._lock:
-                if not self._again:
-                    self._searching = False
-                    return
-                self._again = False
+    def _take_over(self) -> None:
+        with _tried_again('the watch over other engines'):
+            if self._parts.membership.release_the_dead() > 0:
+                self.look()
 
     def _hear_of_others(self) -> None:
         """What other OS processes have committed: intents for what is held, and ends, told to whoever waits here."""
-        with self._lock:
-            if not self._hears:
-                return
-            self._hears = False
-        held = self._parts.dispatcher.held_pids()
-        if held:
-            intents = self._parts.source.reader.intents(held)
-            killed = [pid for pid, state, _ in intents if state == ProcessState.KILLED]
-            if killed:
-                self._parts.aborts.killed(killed)
-            # Never that something was played: what is read here may be older than what this engine has written since.
-            # A process that is set aside for nothing is taken again at once.
-            self._parts.dispatcher.pause({pid: True for pid, _, paused in intents if paused})
-        awaited = self._parts.terminations.awaited()
-        if awaited:
-            states = self._parts.source.reader.states(awaited)
-            self._parts.terminations.ended(pid for pid, state in states.items() if state in TERMINAL_STATES)
+        parts = self._parts
+        with _tried_again('looking for what others have committed'):
+            held = parts.dispatcher.held_pids()
+            if held:
+                intents = parts.source.reader.intents(held)
+                killed = [pid for pid, state, _ in intents if state == ProcessState.KILLED]
+                if killed:
+                    parts.aborts.killed(killed)
+                # Never that something was played: what is read here may be older than what this engine has written
+                # since. A process that is set aside for nothing is taken again at once.
+                parts.dispatcher.pause({pid: True for pid, _, paused in intents if paused})
+            awaited = parts.terminations.awaited()
+            if awaited:
+                states = parts.source.reader.states(awaited)
+                parts.terminations.ended(pid for pid, state in states.items() if state in TERMINAL_STATES)
 
     def _claim_what_fits(self) -> None:
+        began = time.monotonic()
+        with _tried_again('looking for work'):
+            if self._script is not None:
+                self._add_origins(self._parts.source.reader.ended_engines_of(self._script))
+            self._claim_pages()
+        ended = time.monotonic()
+        # Beside others that write without a pause, most of the time is left for other things.
+        self._search_may = ended + SEARCH_SHARE * (ended - began)
+
+    def _claim_pages(self) -> None:
         reader, dispatcher = self._parts.source.reader, self._parts.dispatcher
-        if self._script is not None:
-            self._add_origins(reader.ended_engines_of(self._script))
         why = functools.cache(why_missing)  # an import that fails may take long: once in a search is enough
         missing: set[int] = set()
         passed_over = 0
         while dispatcher.room > 0:
-            # Before the query: who is turned away after it sets the flag again.
-            dispatcher.turned_away = False
-            page = reader.runnable(PAGE, passed_over)
+            # Before the query: who is turned away after it sets the flags again.
+            dispatcher.turned_away = dispatcher.suspect_waits = False
+            page = reader.runnable(PAGE, passed_over, None if self._claims_all else self._origins)
             wanted = []
             for pid, name, digest, origin in page:
                 if not self._is_its_own(pid, origin):
@@ -197,11 +177,14 @@ class Claims:
                 else:
                     missing.add(pid)
                     self._miss(pid, origin, reason)
-            claimed = self._claim(wanted) if wanted else 0
-            if len(page) < PAGE:
+            # No more than there is room for: a claim reads whole rows, under the file's lock.
+            tried = wanted[: max(dispatcher.room, 1)]
+            claimed = self._claim(tried) if tried else 0
+            looked_at = len(page) if len(tried) == len(wanted) else [row[0] for row in page].index(tried[-1]) + 1
+            if looked_at < PAGE and looked_at == len(page):
                 self._missing = {pid: reason for pid, reason in self._missing.items() if pid in missing}
                 return
-            passed_over += len(page) - claimed
+            passed_over += looked_at - claimed
         dispatcher.turned_away = True  # there may be more than there is room for
 
     def _claim(self, pids: list[int]) -> int:
@@ -221,3 +204,13 @@ class Claims:
         if origin in self._origins:  # another engine may know the class of what is another's
             self._parts.terminations.fail(pid, ProcessParked(f'process {pid} is parked: {reason}'))
 
+
+@contextmanager
+def _tried_again(what: str) -> Iterator[None]:
+    """Errors of a store that is away, or closes, end the body; it is run again later."""
+    try:
+        yield
+    except EngineStopped:
+        LOGGER.debug('the engine stops; %s is over', what)
+    except StoreError as error:
+        LOGGER.warning('%s failed, it is tried again later: %s', what, error)

@@ -107,6 +107,7 @@ class Core:
         self.dispatcher = Dispatcher(
             capacity=max(HELD_AT_LEAST, HELD_PER_STEP * self.steps.permits),
             blocked=lambda: self.steps.blocked_count,
+            suspect_from=max(1, max_crashes - 1),
             admits=lambda record: self.claims.admits(record),
             homes=self.homes,
         )
@@ -403,7 +404,7 @@ class Core:
 
     def has_room(self) -> None:
         """A process has left; take others if some were turned away."""
-        if self.dispatcher.turned_away and self.dispatcher.is_half_empty:
+        if self.dispatcher.is_to_look:
             self.claims.look()
 
     def _tick(self) -> None:
@@ -412,7 +413,7 @@ class Core:
             return
         self.homes.check()
         if self._database.changed_elsewhere():
-            self.claims.look(ends=True)
+            self.claims.hear()
         if self.membership.is_to_watch():
             self.claims.watch()
         self.claims.look_if_due()

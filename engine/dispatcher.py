@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..threads import LoopClosed
 from .processes.visit import Visit
 from .store.records import ProcessRecord
-from .store.transaction import SUSPECT
 
 if TYPE_CHECKING:
     from .homes import Homes
@@ -30,7 +30,9 @@ class Dispatcher:
     """Counts what is held and deals out claims.
 
     :param capacity: how many processes may be held at once.
-    :param blocked: how many held ones are blocked in a call at the moment.
+    :param blocked: how many held ones block a thread in a call at the moment.
+    :param suspect_from: so many deaths of its engines make a process a suspect. An engine runs one at a time, so that
+        the next death shows which of those that were held together is to blame.
     :param admits: whether this engine may run a record at all.
     :param homes: the processes that go to loops of the user's. They are not counted: a loop that does not run must
         not keep the workers from what is theirs.
@@ -41,11 +43,13 @@ class Dispatcher:
         *,
         capacity: int,
         blocked: Callable[[], int],
+        suspect_from: int,
         admits: Callable[[ProcessRecord], bool],
         homes: Homes,
     ) -> None:
         self._capacity = capacity
         self._blocked = blocked
+        self._suspect_from = suspect_from
         self._may_run = admits
         self._homes = homes
         # By pid and epoch: a process can be claimed anew before the worker that it has left takes notice.
@@ -61,7 +65,11 @@ class Dispatcher:
         self._open = False
         self._closed = False
         self._suspects: set[tuple[int, int]] = set()
+        self._awaiting = 0
+        self._awaiting_lock = threading.Lock()
+        #: Whether some were refused for lack of room, and whether a suspect was; the search for work clears both.
         self.turned_away = False
+        self.suspect_waits = False
 
     def open(self, workers: Sequence[Callable[[Sequence[ProcessRecord]], None]]) -> None:
         """Begin to admit; claims are handed to ``workers``, each a function that posts a batch."""
@@ -86,12 +94,14 @@ class Dispatcher:
     @property
     def room(self) -> int:
         """How many more may be claimed."""
-        return self._capacity + self._blocked() - self.held if self._open else 0
+        return self._capacity + self._blocked() + self._awaiting - self.held if self._open else 0
 
     @property
-    def is_half_empty(self) -> bool:
-        """Whether it is worth while to look for more."""
-        return self.held * 2 <= self._capacity
+    def is_to_look(self) -> bool:
+        """Whether it is worth while to look for more: some were turned away, and could be taken now."""
+        if self.suspect_waits and not self._runs_suspect():
+            return self._open
+        return self.turned_away and self.room * 2 >= self._capacity
 
     def admits(self, record: ProcessRecord, taken: int) -> bool:
         """Whether one more may be claimed, beside ``taken`` in the same transaction; on the store thread.
@@ -105,19 +115,48 @@ class Dispatcher:
             return False
         return True
 
+    def is_suspect(self, record: ProcessRecord) -> bool:
+        """Whether the process has seen so many engines die that it may be why; not one that a thread waits for."""
+        return record.crashes >= self._suspect_from and record.nesting == 0
+
     def admits_suspect(self, *, took_one: bool) -> bool:
-        """Whether a process may be claimed that has seen several engines die: one at a time; on the store thread.
+        """Whether a suspect may be claimed: no other one runs here; on the store thread.
 
         :param took_one: whether the same transaction has taken one already.
         """
-        if took_one or self._suspects:
-            self.turned_away = True  # before the other look: who leaves meanwhile finds it set, or is seen to have left
-        return not (took_one or self._suspects)
+        self.suspect_waits = True  # before the look: who leaves meanwhile finds it set, or is seen to have left
+        return not took_one and not self._runs_suspect()
+
+    def _runs_suspect(self) -> bool:
+        return any(self._runs(claim) for claim in list(self._suspects))
+
+    def _runs(self, claim: tuple[int, int]) -> bool:
+        """Whether a held process may do something now, and does not only wait for others."""
+        visit = self._held.get(claim)
+        return visit is None or not visit.blocked_on
+
+    def acquit(self, pid: int, epoch: int) -> None:
+        """A step of it is committed: it is no suspect any more."""
+        self._suspects.discard((pid, epoch))
+
+    @contextmanager
+    def awaiting(self, visit: Visit) -> Iterator[None]:
+        """A step that is a coroutine waits for another process in the body, and makes room for it."""
+        counts = 0 if visit.claim in self._at_home else 1  # those are not counted as held either
+        self._add_awaiting(counts)
+        try:
+            yield
+        finally:
+            self._add_awaiting(-counts)
+
+    def _add_awaiting(self, count: int) -> None:
+        with self._awaiting_lock:
+            self._awaiting += count
 
     def dispatch(self, claims: Sequence[ProcessRecord]) -> None:
         """Hand committed claims to the workers in turn, or to where they are at home; on the store thread."""
         self._held.update(dict.fromkeys((record.pid, record.epoch) for record in claims))
-        self._suspects.update((record.pid, record.epoch) for record in claims if record.crashes >= SUSPECT)
+        self._suspects.update((record.pid, record.epoch) for record in claims if self.is_suspect(record))
         if self._homes:
             claims = self._send_home(claims)
         count = len(self._workers)
@@ -207,6 +246,8 @@ class Dispatcher:
             paused = pauses.get(claim[0])
             if paused is not None:
                 (self._paused.add if paused else self._paused.discard)(claim)
+                if claim not in self._held:  # it has left meanwhile, perhaps before it was among the paused
+                    self._paused.discard(claim)
 
     def kill(self, pids: Iterable[int]) -> list[Visit]:
         """These processes were killed; returns the steps of theirs that go on and must be told."""

@@ -92,7 +92,10 @@ class Homes:
     def check(self) -> None:
         """Look for loops that were closed, and call what is due; on the store thread, which does so all the time."""
         for home in list(self._homes) if self._homes else ():
-            home.check()
+            try:
+                home.check()
+            except Exception:  # out of a foreign loop
+                LOGGER.exception('the loop of %r cannot be looked at', home)
         while self._late and self._late[0][0] <= time.monotonic():
             self._late.popleft()[1]()
 

@@ -74,7 +74,7 @@ def _difference(record: ProcessRecord, reader: Reader, step: str = '') -> str:
     try:
         before = None if record.code is None else reader.code(record.code)
         now = process_class_of(find(record.class_name, record.class_hash)).spec().declaration
-    except Exception:  # it is the class itself, or the store, that fails: the reason says so
+    except BaseException:  # it is the class itself, or the store, that fails: the reason says so
         return ''
     if before is None:
         return f'\nIt is now:\n{now}'

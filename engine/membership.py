@@ -181,8 +181,9 @@ class Membership:
         A claim that is kept is freed by whoever finds the lock free: after :meth:`abandon`, or the OS process ends.
         """
         self._leaves = True
-        if self._next is not None:
-            self._next[0].release()
+        coming = self._next  # on the store thread it may begin at this very moment
+        if coming is not None:
+            coming[0].release()
         if self._lock is None:
             return
         running = self._still_running()
@@ -253,8 +254,10 @@ class Membership:
         return declared
 
     def _declare(self, engine: EngineRecord, *, seen: int | None) -> bool:
-        # A machine that went down took all its engines with it: that is no process's doing.
-        most = self._max_crashes if engine.boot_id == self._boot_id or engine.host != socket.gethostname() else None
+        # A machine that went down took all its engines with it, and one without a lease has stopped in good order, but
+        # for a late step: neither is a process's doing.
+        went_down = engine.host == socket.gethostname() and engine.boot_id != self._boot_id
+        most = None if went_down or engine.lease == 0 else self._max_crashes
         declared = self._store.call(
             lambda transaction: declare_dead(transaction, engine.id, seen=seen, max_crashes=most)
         ).result()

@@ -14,6 +14,7 @@ from .group import Group, Member
 from .loop_thread import LoopState, LoopThread, current_loop_thread, refuse_on_loop_thread
 from .mailbox import Mailbox
 from .permits import StepThreads
+from .single_flight import SingleFlight
 from .stacks import stack_of, top_of
 from .strand import Strand
 from .watchdog import Watchdog
@@ -29,6 +30,7 @@ __all__ = [
     'LoopThread',
     'Mailbox',
     'Member',
+    'SingleFlight',
     'StartFailed',
     'StepThreads',
     'StopTimeout',

@@ -28,6 +28,10 @@ PATIENCE = 30.0
 class _ClaimNothing:
     """The admission of a writer that runs no processes."""
 
+    def is_suspect(self, record: ProcessRecord) -> bool:
+        """It matters to none."""
+        return False
+
     def admits_suspect(self, *, took_one: bool) -> bool:
         """Never."""
         return False

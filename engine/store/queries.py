@@ -98,10 +98,10 @@ class Queries:
         self.count_states = 'SELECT state, paused != 0, count(*) FROM process GROUP BY 1, 2'
         self.count_runnable = f'SELECT count(*) FROM process WHERE {RUNNABLE}'
         self.count_owned = 'SELECT owner, count(*) FROM process WHERE owner IS NOT NULL GROUP BY owner'
-        self.runnable = (
-            f'SELECT pid, class_name, class_hash, origin FROM process WHERE {RUNNABLE} '
-            f'ORDER BY nesting DESC, pid LIMIT {named("most")} OFFSET {named("passed_over")}'
-        )
+        columns, order = 'pid, class_name, class_hash, origin', 'ORDER BY nesting DESC, pid'
+        page = f'{order} LIMIT {named("most")} OFFSET {named("passed_over")}'
+        self.runnable = f'SELECT {columns} FROM process WHERE {RUNNABLE} {page}'
+        self.runnable_of = f'SELECT {columns} FROM process WHERE {RUNNABLE} AND {among("origin")} {page}'
         self.unfinished = (
             f'SELECT pid FROM process WHERE origin = {named("origin")} AND parent IS NULL '
             f'AND state NOT IN ({ended}) ORDER BY pid'

@@ -140,11 +140,19 @@ class Reader:
         """How many processes each engine runs, by its id."""
         return dict(self._fetch(self._sql.count_owned, {}))
 
-    def runnable(self, most: int, passed_over: int = 0) -> list[tuple[int, str, str | None, int]]:
-        """Processes that nobody runs and that could run: (pid, class name, class hash, origin), most urgent first."""
-        return [
-            tuple(row) for row in self._fetch(self._sql.runnable, {'most': most, 'passed_over': passed_over})
-        ]
+    def runnable(
+        self, most: int, passed_over: int = 0, origins: Iterable[int] | None = None
+    ) -> list[tuple[int, str, str | None, int]]:
+        """Processes that nobody runs and that could run: (pid, class name, class hash, origin), most urgent first.
+
+        :param origins: only those that these engines have submitted.
+        """
+        page = {'most': most, 'passed_over': passed_over}
+        if origins is None:
+            rows = self._fetch(self._sql.runnable, page)
+        else:
+            rows = self._fetch(self._sql.runnable_of, {**page, 'pids': self._sql.dialect.pids(origins)})
+        return [tuple(row) for row in rows]
 
     def query(
         self,

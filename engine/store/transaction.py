@@ -20,11 +20,7 @@ from .records import Fence, ProcessRecord, StateChange
 if TYPE_CHECKING:
     from .statements import Statements  # which imports SQLAlchemy
 
-__all__ = ['SUSPECT', 'Admission', 'Cursor', 'Transaction']
-
-#: So many deaths of its engines make a process a suspect: an engine holds one at a time, so that the next death shows
-#: which of those that were held together is to blame.
-SUSPECT = 2
+__all__ = ['Admission', 'Cursor', 'Transaction']
 
 
 class Cursor(Protocol):
@@ -45,8 +41,11 @@ class Cursor(Protocol):
 class Admission(Protocol):
     """Who may be claimed by this engine, and how many at once."""
 
+    def is_suspect(self, record: ProcessRecord) -> bool:
+        """Whether the process may be fatal to its engine."""
+
     def admits_suspect(self, *, took_one: bool) -> bool:
-        """Whether this engine can take a process that may be fatal, of which it holds one at a time.
+        """Whether this engine can take a process that may be fatal, of which it runs one at a time.
 
         :param took_one: whether one was taken in this transaction already.
         """
@@ -156,7 +155,7 @@ class Transaction:
         """Whether the engine can take this process, having taken ``taken`` before it; if so, it has to be taken."""
         if not self.engine_id:
             return False
-        is_suspect = record.crashes >= SUSPECT and record.nesting == 0
+        is_suspect = self._admission.is_suspect(record)
         if is_suspect and not self._admission.admits_suspect(took_one=self._took_suspect):
             return False
         if not self._admission.admits(record, taken):

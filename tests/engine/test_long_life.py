@@ -95,7 +95,9 @@ def test_a_kill_of_what_leaves_at_that_moment_is_not_remembered() -> None:
             dispatcher.left(7, 1)
             return iter(claims)
 
-    dispatcher = Dispatcher(capacity=1, blocked=lambda: 0, admits=lambda record: True, homes=Homes())
+    dispatcher = Dispatcher(
+        capacity=1, blocked=lambda: 0, suspect_from=4, admits=lambda record: True, homes=Homes()
+    )
     dispatcher._held = Leaves({(7, 1): None})
     assert dispatcher.kill([7]) == []
     assert not dispatcher._killed

@@ -177,7 +177,9 @@ def test_a_kill_reaches_the_steps_of_parent_and_child_that_block_each_other(url:
 
 def test_a_step_holds_its_claim_although_the_claim_before_is_left_late() -> None:
     """The worker that a process has left may take notice only when the process was woken and claimed anew."""
-    dispatcher = Dispatcher(capacity=1, blocked=lambda: 0, admits=lambda record: True, homes=Homes())
+    dispatcher = Dispatcher(
+        capacity=1, blocked=lambda: 0, suspect_from=4, admits=lambda record: True, homes=Homes()
+    )
     host: Any = None
     dispatcher.open([])
     old, new = (Visit(host=host, fence=Fence(7, epoch, epoch), number=epoch, origin=1) for epoch in (1, 2))

@@ -22,6 +22,8 @@ from treadle.engine.store.statements import SqliteDialect, Statements
 from treadle.engine.store.store_thread import StoreThread
 
 STATEMENTS = Statements(SqliteDialect())
+#: From so many deaths of its engines on a process is a suspect here.
+SUSPECT = 2
 
 
 class Rig:
@@ -57,6 +59,9 @@ class Rig:
 
     def admits(self, record: ProcessRecord, taken: int) -> bool:
         return self.admitting
+
+    def is_suspect(self, record: ProcessRecord) -> bool:
+        return record.crashes >= SUSPECT and record.nesting == 0
 
     def admits_suspect(self, *, took_one: bool) -> bool:
         return not (took_one or self.has_suspect)

@@ -10,7 +10,6 @@ from treadle.engine.errors import StoreReadOnly
 from treadle.engine.store import intents
 from treadle.engine.store.engines import beat, declare_dead, end_engine, register_engine
 from treadle.engine.store.records import Fence, Held, Lost, Unit
-from treadle.engine.store.transaction import SUSPECT
 
 
 @pytest.fixture
@@ -157,10 +156,10 @@ def test_a_machine_that_went_down_is_no_processs_doing(rig: Any, rigs: Any, othe
     assert (other.row(fence.pid).crashes, other.row(fence.pid).owner) == (0, None)
 
 
-def test_suspects_are_held_one_at_a_time_but_what_a_thread_waits_for_is_not_held_up(rig: Any) -> None:
+def test_suspects_are_held_one_at_a_time_but_what_a_thread_waits_for_is_not_held_up(rig: Any, rigs: Any) -> None:
     """So the next death shows which one it was."""
-    suspects = [rig.record(crashes=SUSPECT) for _ in range(3)]
-    innocent, awaited = rig.record(crashes=SUSPECT - 1), rig.record(crashes=SUSPECT, nesting=1)
+    suspects = [rig.record(crashes=rigs.SUSPECT) for _ in range(3)]
+    innocent, awaited = rig.record(crashes=rigs.SUSPECT - 1), rig.record(crashes=rigs.SUSPECT, nesting=1)
     rig.commit(Unit(create=(*suspects, innocent, awaited)))
     rig.admitting = True
     everything = [each.pid for each in (*suspects, innocent, awaited)]
