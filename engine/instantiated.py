@@ -187,7 +187,7 @@ class InstantiatedProcess:
 
         def kill() -> None:
             try:
-                self._calls.interrupted(self.pid)
+                self._calls.intents.interrupted(self.pid)
             finally:
                 killed.set_result(None)
 
@@ -200,7 +200,7 @@ class InstantiatedProcess:
             self._parts.steps.post_beside(kill)
             self._bridge.loop.run_until_complete(until_killed())
         except KeyboardInterrupt:
-            self._calls.in_haste = True
+            self._calls.intents.in_haste = True
             raise
         except (LoopClosed, StartFailed) as error:
             LOGGER.warning('process %d could not be killed after Ctrl-C: %s', self.pid, error)
@@ -219,7 +219,8 @@ class InstantiatedProcess:
         self._ended.result()
         if self._raised is not None:
             raise self._raised
-        returns = self._calls.returned if isinstance(self._target, ProcessFunction) else self._calls.outcome
+        waits = self._calls.waits
+        returns = waits.returned if isinstance(self._target, ProcessFunction) else waits.outcome
         return returns(self._node)
 
     def future(self) -> asyncio.Future[Any]:

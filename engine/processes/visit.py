@@ -215,6 +215,15 @@ def current_visit() -> Visit | None:
     return _current.get()
 
 
+def visit_of(host: Host) -> Visit | None:
+    """The visit that the calling code belongs to, if it is one of that engine's; raises what unwinds it."""
+    visit = _current.get()
+    if visit is None or visit.host is not host:
+        return None
+    visit.check()
+    return visit
+
+
 @contextmanager
 def entered(visit: Visit) -> Iterator[None]:
     """Make ``visit`` the current one for the body."""

@@ -225,7 +225,7 @@ def test_a_called_function_is_waited_for(make_engine, gate):
     again = False
     with ThreadPoolExecutor(1) as pool:
         for again in (False, True):
-            returned = pool.submit(engine.call_function, called, (), {})
+            returned = pool.submit(engine.core.host.call_function, called, (), {})
             assert gate.entered.acquire(timeout=PATIENCE)
             stopped = stop_in_background(engine)
             gate.open.set()
