@@ -74,7 +74,7 @@ class FunctionCalls:
         recorded = self._starts.recorded(visit, composed)
         if recorded is None:
             record = self._as_running(composed, visit)
-            inner = self._visit_of(record)
+            inner = self._visit_of(record, visit)
             attached = self._put_on_record(record, inner, visit)
             if attached is None:
                 return self._drive(function, record, inner)
@@ -85,7 +85,7 @@ class FunctionCalls:
                 visit, lambda: self._parts.store.call(lambda transaction: transaction.claim_driven(pid)).result()
             )
             if claimed is not None:
-                return self._drive(function, claimed, self._visit_of(claimed))
+                return self._drive(function, claimed, self._visit_of(claimed, visit))
         node, ended = self._waits.attach(recorded)
         try:
             self._waits.wait_for(node, ended, None, f'{function.__name__}()', 'await asyncio.to_thread(...)')
@@ -112,13 +112,15 @@ class FunctionCalls:
             self._parts.dispatcher.left(*inner.claim)
             if isinstance(error, KeyboardInterrupt):
                 self._intents.interrupted(record.pid)
+            elif inner.is_shut_down_by(error):
+                self._give_back(inner)
             raise
         self._parts.faults.hit(FaultPoint.CALL_RECORDED)
         if verdict.attached is not None:
             self._parts.dispatcher.left(*inner.claim)
         return verdict.attached
 
-    def _visit_of(self, record: ProcessRecord) -> Visit:
+    def _visit_of(self, record: ProcessRecord, caller: Visit | None) -> Visit:
         return Visit(
             host=self._host,
             fence=Fence(record.pid, record.epoch, record.version),
@@ -126,6 +128,7 @@ class FunctionCalls:
             origin=record.origin,
             nesting=record.nesting,
             replayed=record.epoch > 1,
+            is_direct=caller is None or caller.is_direct,
         )
 
     def _drive(
@@ -149,6 +152,10 @@ class FunctionCalls:
             # The caller may go on without it, or be parked: whoever replays the caller must be able to take it.
             self._give_back(visit)
             raise self._as_seen_outside(pid, abort) from abort
+        except SystemExit as error:
+            if visit.is_shut_down_by(error):
+                self._give_back(visit)
+            raise
 
     def _give_back(self, visit: Visit) -> None:
         """The function counts for nothing, and is to be run again, by whoever claims it."""
@@ -207,6 +214,8 @@ class FunctionCalls:
         except (StepAborted, KeyboardInterrupt):
             raise
         except BaseException as error:
+            if visit.is_shut_down_by(error):
+                raise
             if visit.is_unwound_by(error):
                 visit.check()
             self._commit(visit, unit_of_error(visit, error))
