@@ -296,17 +296,17 @@ class Core:
         :raises Forked: this is another OS process than the engine's.
         """
         self.check_fork()
-        visit = current_visit()
-        if self.state in ('running', 'stopping') and visit is not None and visit.host is self.host:
+        state, visit = self.state, current_visit()
+        if state in ('running', 'stopping') and visit is not None and visit.host is self.host:
             # A step may come to its checkpoint, also when the engine stops or has crashed; a call that would block it
             # raises what unwinds it, see Waits.
             return self.calls
-        if self.state in ('new', 'starting'):
+        if state in ('new', 'starting'):
             raise EngineStopped(
                 f'engine {self.name!r} is not started; use it as a context manager or call start()'
             )
-        if self.state != 'running':
-            raise EngineStopped(f'engine {self.name!r} is {self.state}; create and start another')
+        if state != 'running':
+            raise EngineStopped(f'engine {self.name!r} is {state}; create and start another')
         if self.crash is not None:
             raise EngineStopped(
                 f'engine {self.name!r} has crashed; stop it, then create and start another'

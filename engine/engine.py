@@ -24,12 +24,10 @@ from .faults import Faults, NoFaults
 from .launch import resolve
 from .listeners import Listeners, ProcessListener
 from .node import ProcessNode, ResultAndNode, ResultAndPid
-from .processes.functions import ProcessFunction
 from .processes.visit import current_visit
 from .states import ProcessState
 from .store.location import locate
 from .tracebacks import SHORT_TRACEBACK
-from .waits import Waits
 from .why import explain
 
 __all__ = ['Engine']
@@ -206,17 +204,7 @@ class Engine:
         """Like :meth:`run`, and return the process's node too."""
         refuse_on_loop_thread('run()', 'await engine.run_async()')
         with SHORT_TRACEBACK:
-            calls = self.core.take_call()
-            process, given = resolve(process, inputs, kwargs)
-            node, ended = calls.starts.start(process, given)
-            try:
-                calls.waits.wait_for(node, ended, None, 'run()', 'await engine.run_async()')
-                return ResultAndNode(_outcome(calls.waits, process, node), node)
-            except KeyboardInterrupt:
-                calls.intents.interrupted(node.pid)
-                raise
-            finally:
-                calls.waits.forget(node, ended)
+            return ResultAndNode(*self.core.take_call().run(*resolve(process, inputs, kwargs)))
 
     def run_get_pid(
         self, process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any
@@ -242,14 +230,7 @@ class Engine:
         Cancelling the call leaves the process running; kill it if that is what you want.
         """
         with SHORT_TRACEBACK:
-            calls = self.core.take_call()
-            process, given = resolve(process, inputs, kwargs)
-            node, ended = await calls.starts.start_async(process, given)
-            try:
-                await calls.waits.wait_for_async(node, ended)
-                return _outcome(calls.waits, process, node)
-            finally:
-                calls.waits.forget(node, ended)
+            return await self.core.take_call().run_async(*resolve(process, inputs, kwargs))
 
     # -- looking and waiting -----------------------------------------------------------------------------------
 
@@ -327,8 +308,8 @@ class Engine:
         """The pids that this engine has submitted, not their children, and that have not ended; also after a stop."""
         if self.core.state != 'stopped':
             self.core.take_call()
-        reader, lives = self.core.source.reader, self.core.membership.lives
-        return sorted(pid for engine_id in lives for pid in reader.unfinished_of(engine_id))
+        reader = self.core.source.reader
+        return sorted(pid for life in self.core.membership.lives for pid in reader.unfinished_of(life))
 
     def why(self, pid: int | ProcessNode) -> dict[str, Any]:
         """Why a process is where it is, as plain data; ``because`` says it in sentences.
@@ -338,9 +319,9 @@ class Engine:
 
         :raises ProcessNotFound: there is no such process.
         """
-        self.core.take_call()
-        number = pid.pid if isinstance(pid, ProcessNode) else pid
         core = self.core
+        core.take_call()
+        number = pid.pid if isinstance(pid, ProcessNode) else pid
         parked = core.claims.parked.get(number)
         reasons = explain(core.source.reader, core.location, number, parked=parked)
         executing = any(visit.pid == number for visit in core.dispatcher.visits())
@@ -417,7 +398,3 @@ class Engine:
         """
         self.core.check_fork()
         self._listeners.remove(listener, process.pid if isinstance(process, ProcessNode) else process)
-
-
-def _outcome(waits: Waits, process: Any, node: ProcessNode) -> Any:
-    return waits.returned(node) if isinstance(process, ProcessFunction) else waits.outcome(node)

@@ -13,7 +13,7 @@ from .futures import HostFuture
 from .node import ProcessNode
 from .parts import EngineParts
 from .patience import RUN_INSTEAD, Patience
-from .processes.functions import as_returned
+from .processes.functions import ProcessFunction, as_returned
 from .processes.visit import Host, Visit, visit_of
 from .states import ProcessState
 from .store.records import ProcessRecord, Unit
@@ -60,11 +60,15 @@ class Waits:
         except BaseException:
             terminations.forget(node.pid, ended)
             raise
-        if has_ended:
-            terminations.ended([node.pid])
-        elif (reason := self._parts.why_parked(node.pid)) is not None:
-            terminations.fail(node.pid, ProcessParked(f'process {node.pid} is parked: {reason}'))
+        self.tell_known(node.pid, has_ended)
         return ended
+
+    def tell_known(self, pid: int, has_ended: bool) -> None:
+        """Tell whoever waits for a process what was known before: that it ended, or is parked."""
+        if has_ended:
+            self._parts.terminations.ended([pid])
+        elif (reason := self._parts.why_parked(pid)) is not None:
+            self._parts.terminations.fail(pid, ProcessParked(f'process {pid} is parked: {reason}'))
 
     def attach(self, record: ProcessRecord) -> tuple[ProcessNode, End]:
         """The node of a process that is there already, and the future of its end."""
@@ -195,6 +199,10 @@ class Waits:
         if record.state == ProcessState.KILLED:
             raise KilledError(f'process {node.pid} ({record.process_label}) was killed: {record.exit_message}')
         return {} if record.outputs is None else dict(self._parts.source.codec.decode(record.outputs))
+
+    def result(self, target: Any, node: ProcessNode) -> Any:
+        """What running ``target``, a process class or function, comes to: its :meth:`outcome`, or what it returned."""
+        return self.returned(node) if isinstance(target, ProcessFunction) else self.outcome(node)
 
     def returned(self, node: ProcessNode) -> Any:
         """What an ended process function had returned, or what it raised."""
