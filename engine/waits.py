@@ -50,7 +50,7 @@ class Waits:
         """A future of the node's end; done already when it has ended.
 
         It resolves on a thread that must not be blocked. Ends that this engine commits are told right away; those that
-        others commit are found by the one search that the engine makes for all that is awaited, within 50 ms of the
+        others commit are found by the one search that the engine makes for all that is awaited, as soon as it sees the
         commit and every five seconds in any case. Whoever wants it no more says so by :meth:`forget`.
         """
         terminations = self._parts.terminations
