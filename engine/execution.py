@@ -55,6 +55,18 @@ class Execution:
     :param is_stopping: whether the runner wants to stop.
     """
 
+    __slots__ = (
+        '_bridge',
+        '_custody',
+        '_is_stopping',
+        '_life',
+        '_next_answer',
+        '_parts',
+        '_retry_pause',
+        '_row',
+        '_stepping',
+    )
+
     def __init__(
         self, record: ProcessRecord, *, parts: EngineParts, host: Host, bridge: Bridge, is_stopping: asyncio.Event
     ) -> None:
@@ -127,6 +139,7 @@ class Execution:
                     self._parts.faults.hit(FaultPoint.ENDED)
                 self._parts.dispatcher.left(self._row.pid, self._row.record.epoch)
                 self._parts.has_room()
+                self._stepping.close()
             case Command.DISCARD:
                 self._stepping.discard()
             case Command.COMMIT:

@@ -62,7 +62,28 @@ class Stepping:
     :param is_stopping: whether the runner wants to stop.
     :param ended: told how a step has ended, before its unit is posted.
     :param answer: told once what has become of each step, on whichever thread knows it.
+    :ivar parked_because: why the process cannot go on here, once the answer was that it cannot.
     """
+
+    __slots__ = (
+        '_answer',
+        '_bridge',
+        '_coroutine',
+        '_custody',
+        '_host',
+        '_is_stale',
+        '_is_stopping',
+        '_may_be_replay',
+        '_parts',
+        '_process',
+        '_row',
+        '_suspended',
+        '_tell_ending',
+        '_unit',
+        '_unwritten',
+        '_visit',
+        'parked_because',
+    )
 
     def __init__(
         self,
@@ -93,7 +114,6 @@ class Stepping:
         self._unit: Unit | None = None
         # Only the first step after a claim can be one that was begun before.
         self._may_be_replay = row.record.epoch > 1
-        #: Why the process cannot go on here, once the answer was that it cannot.
         self.parked_because = ''
 
     # -- the beginning -------------------------------------------------------------------------------------
@@ -311,6 +331,10 @@ class Stepping:
             self._parts.aborts.abort(self._visit, reason, self._parts.steps.post_beside)
             self._end_visit()
 
+    def close(self) -> None:
+        """The process has left: whoever was told is let go, so that nothing of it waits for the garbage collector."""
+        self._tell_ending = self._answer = _tell_nobody
+
     # -- its unit --------------------------------------------------------------------------------------------
 
     def _commit(self, ending: Ending, unit: Unit) -> None:
@@ -371,6 +395,10 @@ class Stepping:
         self._is_stale = True
         self._unit = None
         self._answer(Committed(satisfied=held.satisfied, paused=held.paused))
+
+
+def _tell_nobody(what: Ending | Event | Suspended) -> None:
+    """Nothing is told any more."""
 
 
 async def _awaiting(step: Awaitable[Any]) -> Any:
