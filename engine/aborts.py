@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 
 from ..threads import LoopClosed, StartFailed, wait
+from .deadlines import remaining
 from .dispatcher import Dispatcher
 from .errors import LeaseLost, StepAborted
 from .processes.visit import Visit
@@ -90,7 +91,7 @@ class Aborts:
                 parts = list(self._unwinding.get(pid, ()))
             try:
                 for part in parts:
-                    wait(part, max(0.0, deadline - time.monotonic()), what='kill()')
+                    wait(part, remaining(deadline), what='kill()')
             except TimeoutError:
                 late.append(pid)
         return late

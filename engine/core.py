@@ -1,7 +1,7 @@
-"""The parts of an engine, put together: who knows whom, in which order they start and stop, and who hears what.
+"""The parts of an engine, put together: who knows whom, how they start and stop, and whether calls are taken.
 
 ``Engine`` is the public face of this. The parts know each other through it, each by the few attributes that it needs
-(see :class:`~.execution.EngineParts`).
+(see :class:`~.parts.EngineParts`).
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Literal
 
-from ..threads import ForkGuard, Group, LoopThread, StepThreads, StopTimeout, Watchdog, run_in_child, wait
+from ..threads import ForkGuard, Group, LoopThread, StepThreads, StopTimeout, Watchdog, run_in_child
 from . import logging as process_logging
 from .aborts import Aborts
 from .audience import Audience
-from .calls import remaining
+from .calls import Calls
 from .claims import Claims
 from .communication import LocalCommunicator
 from .communication.publisher import Publisher
@@ -27,17 +26,19 @@ from .config import Diagnostics
 from .dispatcher import Dispatcher
 from .errors import EngineStopped, ProcessParked, StepAborted, StoreUnavailable
 from .exit_code import ExitCode
-from .faults import FaultPoint, Faults
+from .faults import Faults
 from .homes import Homes
 from .membership import Membership
 from .node import ProcessNode, Source
+from .process_host import ProcessHost
 from .processes.attributes import AttributeDict, FrozenAttributes
-from .processes.visit import Visit
-from .states import TERMINAL_STATES, ProcessState
-from .store import notes
+from .processes.visit import current_visit
+from .stopping import dismiss, is_over_by, wind_down
 from .store.location import StoreLocation
-from .store.records import PARKS, EngineRecord, LogEntry, ProcessRecord, StateChange
+from .store.notes import log_once
+from .store.records import PARKS, LogEntry
 from .store.store_thread import Failure, StoreThread
+from .store_listener import StoreListener
 from .terminations import Terminations
 from .values import Codec, DiskObjects, Reference
 from .worker import Worker
@@ -51,9 +52,6 @@ LOGGER = logging.getLogger(__name__)
 
 #: How many processes an engine holds at once, at least, and for each step that may execute.
 HELD_AT_LEAST, HELD_PER_STEP = 256, 8
-#: The part of a stop's time that is kept for closing, when steps take all the rest; that part at most, in seconds; and
-#: what closing gets in any case, even if the stop takes so much longer than it was given.
-CLOSING_SHARE, CLOSING_MOST, CLOSING_LEAST = 0.3, 5.0, 0.5
 
 State = Literal['new', 'starting', 'running', 'stopping', 'stopped']
 
@@ -61,7 +59,8 @@ State = Literal['new', 'starting', 'running', 'stopping', 'stopped']
 class Core:
     """An engine's parts and their common life.
 
-    :param host: the engine as processes see it.
+    :param engine: the public face.
+    :ivar host: the engine as its processes see it.
     """
 
     def __init__(
@@ -77,7 +76,7 @@ class Core:
         max_crashes: int,
         diagnostics: Diagnostics,
         faults: Faults,
-        host: Engine,
+        engine: Engine,
     ) -> None:
         self.name = name
         self.location = location
@@ -88,7 +87,8 @@ class Core:
         self._lease_seconds = lease
         self._max_crashes = max_crashes
         self._diagnostics = diagnostics
-        self._host = host
+        self._engine = engine
+        self.host = ProcessHost(engine=engine, core=self)
         self._fork_guard = ForkGuard(remedy='create and start an engine of its own in the child')
         self._state_lock = threading.Lock()
         self.state: State = 'new'
@@ -132,7 +132,7 @@ class Core:
                 self._logging.release()
                 raise
         except BaseException as error:
-            self._dismiss(time.monotonic())
+            dismiss(self, time.monotonic())
             self._is_down()
             if isinstance(error, TimeoutError):
                 raise StoreUnavailable(
@@ -158,15 +158,16 @@ class Core:
         from .store.statements import SqliteDialect, Statements  # noqa: PLC0415
 
         statements = Statements(SqliteDialect())
-        self._database = SqliteDatabase(self.location)
+        self.database = SqliteDatabase(self.location)
         self.source = Source(open_reader(self.location, statements), self._make_codec())
+        listener = StoreListener(self)
         self.store = StoreThread(
-            database=self._database,
+            database=self.database,
             statements=statements,
             admission=self.dispatcher,
-            listener=self,
+            listener=listener,
             faults=self.faults,
-            tick=self._tick,
+            tick=listener.tick,
             on_crash=self._give_up,
         )
         self.membership = Membership(
@@ -180,9 +181,10 @@ class Core:
             still_running=lambda: [visit.pid for visit in self.dispatcher.visits()],
         )
         self.claims = Claims(parts=self, claims_all=self._claims_all)
+        self.calls = Calls(parts=self, host=self.host)
         names = [f'treadle-worker-{number}' for number in range(1, self._worker_count + 1)]
         self._workers = [
-            Worker(name, engine=self._host, on_crash=self._worker_crashed, diagnostics=self._diagnostics)
+            Worker(name, engine=self._engine, on_crash=self._worker_crashed, diagnostics=self._diagnostics)
             for name in names
         ]
         threads = [worker.thread for worker in self._workers]
@@ -221,7 +223,7 @@ class Core:
         :param deadline: on the monotonic clock.
         :raises StopTimeout: steps still execute, or another thread is still stopping the engine.
         """
-        if self.state == 'starting' and not _in_time(self._came_up, deadline):
+        if self.state == 'starting' and not is_over_by(deadline, self._came_up):
             raise StopTimeout(f'engine {self.name!r} is still being started by another thread')
         with self._state_lock:
             mine = self.state == 'running'
@@ -229,51 +231,16 @@ class Core:
                 self.state = 'stopping'
         if mine:
             self._wind_down(deadline)
-        elif self.state == 'stopping' and not _in_time(self._went_down, deadline):
+        elif self.state == 'stopping' and not is_over_by(deadline, self._went_down):
             raise StopTimeout(f'engine {self.name!r} is still being stopped by another thread')
 
     def _wind_down(self, deadline: float) -> None:
-        timeout = remaining(deadline) or 0.0
-        unheard: StopTimeout | None = None
-        closing = min(CLOSING_SHARE * timeout, CLOSING_MOST)
-        reason = self.begin_no_step()
         try:
-            self.homes.close(deadline - closing)
-            going = [(visit, self.dispatcher.end_of(visit)) for visit in self.dispatcher.visits()]
-            late = [visit for visit, over in going if not _in_time(over, deadline - closing)]
-            for visit in late:
-                self.aborts.abort(visit, reason, lambda callback: callback())
-            self._group.stop(max(remaining(deadline) or 0.0, closing, CLOSING_LEAST))
-            self._refuse_to_forget(self.dispatcher.visits())
-        except KeyboardInterrupt:
-            deadline = time.monotonic()
-            raise
+            wind_down(self, self._group, deadline)
         finally:
-            self._abandon_after([self.dispatcher.end_of(visit) for visit in self.dispatcher.visits()])
-            unheard = self._dismiss(deadline)
             self.source.reader.close()
             self._logging.release()
             self._is_down()
-            if unheard is not None and sys.exception() is not None:
-                LOGGER.warning('%s', unheard)
-        if unheard is not None:
-            raise unheard
-
-    def _dismiss(self, deadline: float) -> StopTimeout | None:
-        """Let listeners and subscribers hear the last changes; what stands in the way, if they do not return."""
-        self.terminations.close()  # they may wait for processes, and nobody will tell them of an end any more
-        late = []
-        for close in (self.audience.close, self.communicator.close):  # the one speaks through the other
-            try:
-                close(max(remaining(deadline) or 0.0, CLOSING_LEAST))
-            except StopTimeout as error:
-                late.append(error)
-        if not late:
-            return None
-        names = tuple(name for error in late for name in error.names)
-        return StopTimeout(
-            f'engine {self.name!r} has stopped, and who listens to it has not: {"; ".join(map(str, late))}', names=names
-        )
 
     def begin_no_step(self) -> StepAborted:
         """Begin no further step, and unwind those that are blocked in a call: no verdict on their processes."""
@@ -282,33 +249,6 @@ class Core:
         for visit in self.dispatcher.visits():
             visit.interrupt(reason)
         return reason
-
-    def _refuse_to_forget(self, late: Sequence[Visit]) -> None:
-        # Functions that were called from plain code, and coroutine steps on loops of the user's; other steps are named
-        # by the threads they execute on.
-        if late:
-            pids = ', '.join(str(visit.pid) for visit in late)
-            raise StopTimeout(
-                f'engine {self.name!r} did not stop in time: process {pids} executes in the code that called it, or '
-                f'has a step on the loop of a Runner, which does not come to its end there'
-            )
-
-    def _abandon_after(self, late: list[Future[None]]) -> None:
-        """Keep the lock, and with it the claims, until the last of these steps is over.
-
-        There may be none although some were there when the membership ended, or the stop was interrupted before.
-        """
-        left = set(late)
-
-        def over(one: Future[None] | None) -> None:
-            if one is not None:
-                left.discard(one)
-            if not left:
-                self.membership.abandon()
-
-        over(None)
-        for one in late:
-            one.add_done_callback(over)
 
     def _is_down(self) -> None:
         with self._state_lock:
@@ -344,41 +284,38 @@ class Core:
         if hasattr(self, 'source'):
             self.source.reader.forget_connections()
 
-    # -- what the parts tell each other ----------------------------------------------------------------------
+    # -- calls ---------------------------------------------------------------------------------------------
 
-    def committed(
-        self, changes: Sequence[StateChange], claims: Sequence[ProcessRecord], pauses: Mapping[int, bool]
-    ) -> None:
-        """Changes are durable; on the store thread, right after the commit."""
-        killed = [change.pid for change in changes if change.after == ProcessState.KILLED]
-        if killed:
-            self.aborts.killed(killed)
-        self.terminations.ended(change.pid for change in changes if change.after in TERMINAL_STATES)
-        if claims:
-            self.dispatcher.dispatch(claims)
-        self.audience.tell(changes, pauses)
+    @property
+    def is_running(self) -> bool:
+        """Whether calls are taken, in this OS process."""
+        return self.state == 'running' and self.crash is None and not self.forked
 
-    def paused(self, pauses: Mapping[int, bool]) -> None:
-        """Processes are durably paused, or no longer; on the store thread, right after the commit."""
-        self.dispatcher.pause(pauses)
+    def take_call(self) -> Calls:
+        """What the engine does for its callers, if it takes calls now.
 
-    def next_life(self) -> EngineRecord | None:
-        """The row to go on under, since this engine was declared dead; on the store thread."""
-        return self.membership.next_life()
+        :raises EngineStopped: it is not started, has stopped or has crashed; says what to do.
+        :raises Forked: this is another OS process than the engine's.
+        """
+        self.check_fork()
+        state, visit = self.state, current_visit()
+        if state in ('running', 'stopping') and visit is not None and visit.host is self.host:
+            # A step may come to its checkpoint, also when the engine stops or has crashed; a call that would block it
+            # raises what unwinds it, see Waits.
+            return self.calls
+        if state in ('new', 'starting'):
+            raise EngineStopped(
+                f'engine {self.name!r} is not started; use it as a context manager or call start()'
+            )
+        if state != 'running':
+            raise EngineStopped(f'engine {self.name!r} is {state}; create and start another')
+        if self.crash is not None:
+            raise EngineStopped(
+                f'engine {self.name!r} has crashed; stop it, then create and start another'
+            ) from self.crash
+        return self.calls
 
-    def began_life(self, engine_id: int) -> None:
-        """That row is durable; on the store thread. All that was held is held no longer."""
-        before = self.membership.engine_id
-        self.membership.begin_life(engine_id)
-        self.claims.add_origin(engine_id)
-        self.aborts.lost()
-        LOGGER.critical(
-            'engine %d (%r) was silent for its lease of %g s and was declared dead; it has written nothing since, what '
-            'it ran is taken over, and it goes on as engine %d. Was the machine suspended, the OS process stopped, or '
-            'the interpreter held up?', before, self.name, self.membership.lease.seconds, engine_id,
-        )  # fmt: skip
-        self.faults.hit(FaultPoint.ENGINE_REJOINED)
-        self.claims.look()
+    # -- what the parts ask of each other: see EngineParts ---------------------------------------------------
 
     @property
     def engine_id(self) -> int:
@@ -396,7 +333,7 @@ class Core:
         """Say in the log stream of a process why this engine leaves it alone, for those who look without an engine."""
         entry = LogEntry(pid, time.time(), logging.WARNING, PARKS, reason)
         with contextlib.suppress(EngineStopped):
-            self.store.post(lambda transaction: notes.log_once(transaction, entry), _told)
+            self.store.post(lambda transaction: log_once(transaction, entry), _told)
 
     def why_parked(self, pid: int) -> str | None:
         """Why this engine does not go on with a process, if it does not."""
@@ -407,26 +344,7 @@ class Core:
         if self.dispatcher.is_to_look:
             self.claims.look()
 
-    def _tick(self) -> None:
-        self.membership.beat()
-        if self.state in ('starting', 'stopped'):  # or the start has failed, and the store still writes
-            return
-        self.homes.check()
-        if self._database.changed_elsewhere():
-            self.claims.hear()
-        if self.membership.is_to_watch():
-            self.claims.watch()
-        self.claims.look_if_due()
-
 
 def _told(answer: object) -> None:
     if isinstance(answer, Failure):
         LOGGER.debug('the reason of a parking could not be kept: %s', answer.error)
-
-
-def _in_time(over: Future[None], deadline: float) -> bool:
-    try:
-        wait(over, remaining(deadline), what='stop()')
-    except TimeoutError:
-        return False
-    return True

@@ -13,6 +13,7 @@ from ..threads import StopTimeout, run_in_child
 from .engine import Engine, running_engines
 from .errors import StoreError
 from .node import ProcessNode, ResultAndNode, ResultAndPid
+from .process_host import ProcessHost
 from .processes.functions import set_default_host
 from .processes.visit import clear_current, current_visit
 from .tracebacks import SHORT_TRACEBACK
@@ -45,8 +46,8 @@ def default_engine() -> Engine:
 def current_engine() -> Engine:
     """The engine that runs the present step, else the default engine."""
     visit = current_visit()
-    if visit is not None and isinstance(visit.host, Engine):
-        return visit.host
+    if visit is not None and isinstance(visit.host, ProcessHost):
+        return visit.host.engine
     return default_engine()
 
 
@@ -116,7 +117,7 @@ def _stop(engine: Engine) -> None:
         _say(f'whether all submitted processes have ended cannot be said: {error}')
         return
     if unfinished:
-        how = 'this script runs again' if engine.script else "an engine with claims='all' runs on it"
+        how = 'this script runs again' if engine.core.membership.script else "an engine with claims='all' runs on it"
         _say(
             f'{len(unfinished)} submitted process(es) have not ended: {_enumerate(unfinished)}. They are safe in '
             f'{engine.location.url} and go on when {how}; `treadle ps` shows them.'
@@ -124,7 +125,7 @@ def _stop(engine: Engine) -> None:
 
 
 def _patience(engine: Engine) -> float:
-    if engine.in_haste:
+    if engine.is_running and engine.core.calls.intents.in_haste:
         return HASTE
     visits = engine.core.dispatcher.visits()
     return KILLED_PATIENCE if visits and all(visit.is_dead for visit in visits) else EXIT_PATIENCE
@@ -147,6 +148,6 @@ def _after_fork() -> None:
     clear_current()
 
 
-set_default_host(current_engine)
+set_default_host(lambda: current_engine().core.host)
 atexit.register(_stop_at_exit)
 run_in_child(_after_fork)

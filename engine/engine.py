@@ -1,7 +1,8 @@
-"""``Engine``: the calls that a host makes, and those that processes make of it.
+"""``Engine``: the calls that a host makes.
 
-What runs where is in ``docs/architecture.rst``; the parts are put together in ``core.py``. Every public method may be
-called from any thread; those that block refuse Treadle's own loops.
+What runs where is in ``docs/architecture.rst``; the parts are put together in ``core.py``. What processes ask of their
+engine is in ``process_host.py``. Every public method may be called from any thread; those that block refuse Treadle's
+own loops.
 """
 
 from __future__ import annotations
@@ -9,36 +10,24 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 
-from ..threads import (
-    WrongThread,
-    refuse_on_loop_thread,
-    wait,
-)
-from .calls import Calls, remaining
+from ..threads import WrongThread, refuse_on_loop_thread, wait
 from .communication import Communicator
 from .config import Diagnostics, LogChoice, LogSettings
 from .control import ProcessControl
 from .core import Core
-from .errors import EngineStopped
 from .faults import Faults, NoFaults
-from .function_calls import FunctionCalls
-from .futures import HostFuture
 from .launch import resolve
 from .listeners import Listeners, ProcessListener
 from .node import ProcessNode, ResultAndNode, ResultAndPid
-from .pids import PidBlocks
-from .processes.functions import ProcessFunction
-from .processes.visit import Visit, current_visit
+from .processes.visit import current_visit
 from .states import ProcessState
 from .store.location import locate
-from .terminations import End
 from .tracebacks import SHORT_TRACEBACK
-from .values import Codec
 from .why import explain
 
 __all__ = ['Engine']
@@ -120,7 +109,7 @@ class Engine:
             max_crashes=max_crashes,
             diagnostics=Diagnostics.choose(logging=logging, asyncio_debug=asyncio_debug, watchdog=watchdog),
             faults=NoFaults() if faults is None else faults,
-            host=self,
+            engine=self,
         )
         self._listeners = Listeners(self.core.audience, lambda: self.core.source)
 
@@ -134,8 +123,6 @@ class Engine:
         """
         core = self.core
         core.start(timeout)
-        self._calls = Calls(parts=core, host=self, pids=PidBlocks(core.store))
-        self._functions = FunctionCalls(parts=core, host=self, calls=self._calls)
         core.communicator.add_process_subscriber(ProcessControl(self))
         _started.add(self)
         core.begin()
@@ -157,7 +144,7 @@ class Engine:
             return
         refuse_on_loop_thread('stop()', 'await asyncio.to_thread(engine.stop)')
         visit = current_visit()
-        if visit is not None and visit.host is self:
+        if visit is not None and visit.host is self.core.host:
             raise WrongThread(
                 f'stop() of engine {self.name!r} was called by a step of its own (process {visit.pid}), for which it '
                 f'would have to wait; stop it from the code that started it'
@@ -178,17 +165,7 @@ class Engine:
     @property
     def is_running(self) -> bool:
         """Whether calls are taken, in this OS process."""
-        return self.core.state == 'running' and self.core.crash is None and not self.core.forked
-
-    @property
-    def script(self) -> str | None:
-        """The script whose processes this engine goes on with; ``None`` in an interactive session or a notebook."""
-        return self.core.membership.script
-
-    @property
-    def in_haste(self) -> bool:
-        """Whether a second Ctrl-C has interrupted the dealing with the first."""
-        return self.is_running and self._calls.in_haste
+        return self.core.is_running
 
     @property
     def communicator(self) -> Communicator:
@@ -199,29 +176,6 @@ class Engine:
         :class:`~treadle.engine.ProcessLauncher` as subscriber.
         """
         return self.core.communicator
-
-    def _running(self) -> Calls:
-        self.core.check_fork()
-        state = self.core.state
-        visit = current_visit()
-        if state in ('running', 'stopping') and visit is not None and visit.host is self:
-            # A step may come to its checkpoint, also when the engine stops or has crashed; a call that would block it
-            # raises what unwinds it, see Calls.
-            return self._calls
-        if state != 'running':
-            raise EngineStopped(
-                f'engine {self.name!r} '
-                + (
-                    'is not started; use it as a context manager or call start()'
-                    if state in ('new', 'starting')
-                    else f'is {state}; create and start another'
-                )
-            )
-        if self.core.crash is not None:
-            raise EngineStopped(
-                f'engine {self.name!r} has crashed; stop it, then create and start another'
-            ) from self.core.crash
-        return self._calls
 
     # -- running processes -----------------------------------------------------------------------------------
 
@@ -250,17 +204,7 @@ class Engine:
         """Like :meth:`run`, and return the process's node too."""
         refuse_on_loop_thread('run()', 'await engine.run_async()')
         with SHORT_TRACEBACK:
-            calls = self._running()
-            process, given = resolve(process, inputs, kwargs)
-            node, ended = calls.start(process, given)
-            try:
-                calls.wait_for(node, ended, None, 'run()', 'await engine.run_async()')
-                return ResultAndNode(_outcome(calls, process, node), node)
-            except KeyboardInterrupt:
-                calls.interrupted(node.pid)
-                raise
-            finally:
-                self.core.terminations.forget(node.pid, ended)
+            return ResultAndNode(*self.core.take_call().run(*resolve(process, inputs, kwargs)))
 
     def run_get_pid(
         self, process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any
@@ -276,7 +220,7 @@ class Engine:
         """
         refuse_on_loop_thread('submit()', 'await engine.run_async(), or self.submit() inside a step')
         with SHORT_TRACEBACK:
-            return self._running().submit(*resolve(process, inputs, kwargs))
+            return self.core.take_call().starts.submit(*resolve(process, inputs, kwargs))
 
     async def run_async(
         self, process: Any, inputs: Mapping[str, Any] | None = None, /, **kwargs: Any
@@ -286,14 +230,7 @@ class Engine:
         Cancelling the call leaves the process running; kill it if that is what you want.
         """
         with SHORT_TRACEBACK:
-            calls = self._running()
-            process, given = resolve(process, inputs, kwargs)
-            node, ended = await calls.start_async(process, given)
-            try:
-                await calls.wait_for_async(node, ended)
-                return _outcome(calls, process, node)
-            finally:
-                self.core.terminations.forget(node.pid, ended)
+            return await self.core.take_call().run_async(*resolve(process, inputs, kwargs))
 
     # -- looking and waiting -----------------------------------------------------------------------------------
 
@@ -313,34 +250,13 @@ class Engine:
         :raises TimeoutError: not all have ended in time; they go on.
         """
         refuse_on_loop_thread('wait()', 'await engine.wait_async()')
-        calls = self._running()
-        nodes = self._nodes_of(process)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        for node in nodes:
-            ended = calls.end_of(node)
-            try:
-                calls.wait_for(node, ended, remaining(deadline), 'wait()', 'await engine.wait_async()')
-            finally:
-                self.core.terminations.forget(node.pid, ended)
+        nodes = self.core.take_call().waits.wait(process, timeout)
         return nodes[0] if isinstance(process, (int, ProcessNode)) else nodes
 
     async def wait_async(self, process: Any) -> ProcessNode | list[ProcessNode]:
         """:meth:`wait` for a host with a running loop; bound it with :func:`asyncio.timeout`."""
-        calls = self._running()
-        nodes = self._nodes_of(process)
-        for node in nodes:
-            calls.refuse_unborn(node, 'wait_async()')
-            ended = calls.end_of(node)
-            try:
-                await calls.wait_for_async(node, ended)
-            finally:
-                self.core.terminations.forget(node.pid, ended)
+        nodes = await self.core.take_call().waits.wait_async(process)
         return nodes[0] if isinstance(process, (int, ProcessNode)) else nodes
-
-    def _nodes_of(self, process: Any) -> list[ProcessNode]:
-        if isinstance(process, (int, ProcessNode)):
-            process = [process]
-        return [each if isinstance(each, ProcessNode) else self.load(each) for each in process]
 
     def future(self, pid: int | ProcessNode) -> Future[ProcessNode]:
         """A future of the final node; cancelling it leaves the process alone.
@@ -349,49 +265,17 @@ class Engine:
 
         :raises ProcessNotFound: there is no such process.
         """
-        node, ended = self.expect(pid)
-        final = HostFuture(node, self.core.steps.post_beside)
-        final.when_cancelled(lambda: self.forget(node, ended))
-
-        def resolve(done: End) -> None:
-            self.forget(node, ended)
-            final.resolve(done)
-
-        ended.add_done_callback(resolve)
-        return final
-
-    def expect(self, pid: int | ProcessNode) -> tuple[ProcessNode, End]:
-        """For futures: the node of a process, and what resolves at its end, on a thread that must not be blocked.
-
-        Ends that this engine commits are told right away; those that others commit are found by the one search that
-        the engine makes for all that is awaited, within 50 ms of the commit and every five seconds in any case.
-
-        :raises ProcessNotFound: there is no such process.
-        """
-        calls = self._running()
-        (node,) = self._nodes_of(pid)
-        return node, calls.end_of(node)
-
-    def forget(self, node: ProcessNode, ended: End) -> None:
-        """For futures: nobody waits for what :meth:`expect` has returned any more."""
-        self.core.terminations.forget(node.pid, ended)
-
-    def outcome(self, node: ProcessNode) -> dict[str, Any]:
-        """The outputs of a process that has ended, also after a stop.
-
-        :raises KilledError: it was killed.
-        :raises Exception: what the process raised.
-        """
-        self.core.check_fork()
-        return self._calls.outcome(node)
+        waits = self.core.take_call().waits
+        (node,) = waits.nodes_of(pid)
+        return waits.future_of(node)
 
     def load(self, pid: int) -> ProcessNode:
         """The node of a process.
 
         :raises ProcessNotFound: there is none.
         """
-        self._running()
-        return ProcessNode(pid, self.core.source, self.core.source.reader.process(pid))
+        self.core.take_call()
+        return self.core.source.node(pid)
 
     def query(
         self,
@@ -410,7 +294,7 @@ class Engine:
         :param top_level: leave out what other processes have called.
         :param limit: at most so many.
         """
-        self._running()
+        self.core.take_call()
         records = self.core.source.reader.query(
             states=[ProcessState(state).value for state in states],
             process_label=process_label,
@@ -423,9 +307,9 @@ class Engine:
     def unfinished(self) -> list[int]:
         """The pids that this engine has submitted, not their children, and that have not ended; also after a stop."""
         if self.core.state != 'stopped':
-            self._running()
-        reader, lives = self.core.source.reader, self.core.membership.lives
-        return sorted(pid for engine_id in lives for pid in reader.unfinished_of(engine_id))
+            self.core.take_call()
+        reader = self.core.source.reader
+        return sorted(pid for life in self.core.membership.lives for pid in reader.unfinished_of(life))
 
     def why(self, pid: int | ProcessNode) -> dict[str, Any]:
         """Why a process is where it is, as plain data; ``because`` says it in sentences.
@@ -435,9 +319,9 @@ class Engine:
 
         :raises ProcessNotFound: there is no such process.
         """
-        self._running()
-        number = pid.pid if isinstance(pid, ProcessNode) else pid
         core = self.core
+        core.take_call()
+        number = pid.pid if isinstance(pid, ProcessNode) else pid
         parked = core.claims.parked.get(number)
         reasons = explain(core.source.reader, core.location, number, parked=parked)
         executing = any(visit.pid == number for visit in core.dispatcher.visits())
@@ -459,9 +343,9 @@ class Engine:
         :raises WrongThread: called on one of Treadle's loops.
         """
         refuse_on_loop_thread('kill()', _KILL_INSTEAD)
-        calls = self._running()
-        (node,) = self._nodes_of(pid)
-        written = calls.kill([node.pid], message or 'killed')
+        calls = self.core.take_call()
+        (node,) = calls.waits.nodes_of(pid)
+        written = calls.intents.kill([node.pid], message or 'killed')
         killed = wait(written, what='kill()', instead=_KILL_INSTEAD)
         return node.pid in killed
 
@@ -475,9 +359,9 @@ class Engine:
         :returns: whether it was paused by this call; ``False`` when it has ended or was paused by itself before.
         :raises ProcessNotFound: there is no such process.
         """
-        calls = self._running()
-        (node,) = self._nodes_of(pid)
-        return node.pid in calls.pause([node.pid], message).result()
+        calls = self.core.take_call()
+        (node,) = calls.waits.nodes_of(pid)
+        return node.pid in calls.intents.pause([node.pid], message).result()
 
     def play(self, pid: int | ProcessNode) -> bool:
         """Let a paused process go on, and its descendants except those that were paused by themselves.
@@ -485,9 +369,9 @@ class Engine:
         :returns: whether anything goes on by this call; ``False`` when nothing was paused.
         :raises ProcessNotFound: there is no such process.
         """
-        calls = self._running()
-        (node,) = self._nodes_of(pid)
-        return bool(calls.play([node.pid]).result())
+        calls = self.core.take_call()
+        (node,) = calls.waits.nodes_of(pid)
+        return bool(calls.intents.play([node.pid]).result())
 
     # -- listeners ---------------------------------------------------------------------------------------------
 
@@ -502,8 +386,8 @@ class Engine:
         :raises TypeError: it is not derived from ``ProcessListener``.
         :raises ProcessNotFound: there is no such process.
         """
-        self._running()
-        self._listeners.add(listener, None if process is None else self._nodes_of(process)[0])
+        waits = self.core.take_call().waits
+        self._listeners.add(listener, None if process is None else waits.nodes_of(process)[0])
 
     def remove_process_listener(
         self, listener: ProcessListener, process: int | ProcessNode | None = None
@@ -514,37 +398,3 @@ class Engine:
         """
         self.core.check_fork()
         self._listeners.remove(listener, process.pid if isinstance(process, ProcessNode) else process)
-
-    # -- for processes: see treadle.engine.processes.visit.Host ------------------------------------------------
-
-    @property
-    def codec(self) -> Codec:
-        """Turns this store's values into text and back."""
-        return self.core.source.codec
-
-    @property
-    def hears_outputs(self) -> bool:
-        """Whether a listener wants to know which outputs steps set."""
-        return self.core.audience.hears_outputs
-
-    def submit_child(
-        self, visit: Visit, target: Any, inputs: Mapping[str, Any] | None, kwargs: Mapping[str, Any]
-    ) -> ProcessNode:
-        """Make a child part of a step's unit; what ``Process.submit`` does."""
-        return self._running().submit_child(visit, target, inputs, kwargs)
-
-    def nodes(self, pids: Sequence[int]) -> list[ProcessNode]:
-        """The nodes of these processes, read in one go."""
-        return [ProcessNode(record.pid, self.core.source, record) for record in self.core.source.reader.processes(pids)]
-
-    def call_function(
-        self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[Any, ProcessNode]:
-        """Run a process function in the calling thread; what calling it does."""
-        refuse_on_loop_thread(f'{target.__name__}()', f'await asyncio.to_thread({target.__name__}, ...)')
-        self._running()
-        return self._functions.call(target, args, kwargs)
-
-
-def _outcome(calls: Calls, process: Any, node: ProcessNode) -> Any:
-    return calls.returned(node) if isinstance(process, ProcessFunction) else calls.outcome(node)

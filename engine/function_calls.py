@@ -13,22 +13,25 @@ from typing import Any
 
 import msgspec
 
-from .calls import Calls, lost
 from .errors import EngineStopped, KilledError, LeaseLost, StepAborted
 from .exit_code import ExitCode
 from .faults import FaultPoint
+from .intents import Intents
 from .node import ProcessNode
 from .parts import EngineParts, keep_log_of_killed
+from .patience import Patience
 from .processes.functions import (
     FunctionProcess,
     ProcessFunction,
     as_outputs,
     as_returned,
 )
-from .processes.visit import Host, Visit, current_visit, entered
+from .processes.visit import Host, Visit, current_visit, entered, visit_of
+from .starts import Starts
 from .states import TERMINAL_STATES, ProcessState
-from .store.records import Advance, Fence, Lost, ProcessRecord, Unit, storable
-from .values import dump_exception
+from .store.records import Fence, ProcessRecord, Unit
+from .units import creation, held, unit_of_error, unit_of_function
+from .waits import Waits
 
 __all__ = ['FunctionCalls']
 
@@ -36,13 +39,25 @@ __all__ = ['FunctionCalls']
 class FunctionCalls:
     """Runs process functions for whoever calls them.
 
-    :param calls: starts and waits, as for any other process.
+    :param host: the engine as its steps see it.
     """
 
-    def __init__(self, *, parts: EngineParts, host: Host, calls: Calls) -> None:
+    def __init__(
+        self,
+        *,
+        parts: EngineParts,
+        host: Host,
+        patience: Patience,
+        starts: Starts,
+        waits: Waits,
+        intents: Intents,
+    ) -> None:
         self._parts = parts
         self._host = host
-        self._calls = calls
+        self._patience = patience
+        self._starts = starts
+        self._waits = waits
+        self._intents = intents
 
     def call(
         self, function: ProcessFunction[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -53,30 +68,30 @@ class FunctionCalls:
             :func:`~.processes.functions.calcfunction`, and its node.
         """
         given = function.bind(tuple(args), kwargs)
-        visit = self._calls.visit_here()
+        visit = visit_of(self._host)
         number = -1 if visit is None else visit.take_call_number()
-        composed = self._calls.compose(function, given, visit, number, blocking=True)
-        recorded = self._calls.recorded(visit, composed)
+        composed = self._starts.compose(function, given, visit, number, blocking=True)
+        recorded = self._starts.recorded(visit, composed)
         if recorded is None:
             record = self._as_running(composed, visit)
-            inner = self._visit_of(record)
+            inner = self._visit_of(record, visit)
             attached = self._put_on_record(record, inner, visit)
             if attached is None:
                 return self._drive(function, record, inner)
             recorded = attached
         elif recorded.state not in TERMINAL_STATES:
             pid = recorded.pid
-            claimed = self._calls.patiently(
+            claimed = self._patience.insist(
                 visit, lambda: self._parts.store.call(lambda transaction: transaction.claim_driven(pid)).result()
             )
             if claimed is not None:
-                return self._drive(function, claimed, self._visit_of(claimed))
-        node, ended = self._calls.attach(recorded)
+                return self._drive(function, claimed, self._visit_of(claimed, visit))
+        node, ended = self._waits.attach(recorded)
         try:
-            self._calls.wait_for(node, ended, None, f'{function.__name__}()', 'await asyncio.to_thread(...)')
-            return self._calls.returned(node), node
+            self._waits.wait_for(node, ended, None, f'{function.__name__}()', 'await asyncio.to_thread(...)')
+            return self._waits.returned(node), node
         finally:
-            self._parts.terminations.forget(node.pid, ended)
+            self._waits.forget(node, ended)
 
     def _as_running(self, record: ProcessRecord, caller: Visit | None) -> ProcessRecord:
         return msgspec.structs.replace(
@@ -89,22 +104,23 @@ class FunctionCalls:
 
     def _put_on_record(self, record: ProcessRecord, inner: Visit, caller: Visit | None) -> ProcessRecord | None:
         """Commit the call; returns the process that holds its key, if there is one."""
-        unit = Unit(fence=None if caller is None else caller.fence, create=(record,))
         # Before the commit: whoever kills it from then on finds the visit to be told.
         self._parts.dispatcher.begin_visit(inner)
         try:
-            held = self._calls.held(caller, self._calls.commit(unit, caller))
+            verdict = held(caller, self._patience.commit(creation(record, caller), caller))
         except BaseException as error:
             self._parts.dispatcher.left(*inner.claim)
             if isinstance(error, KeyboardInterrupt):
-                self._calls.interrupted(record.pid)
+                self._intents.interrupted(record.pid)
+            elif inner.is_shut_down_by(error):
+                self._give_back(inner)
             raise
         self._parts.faults.hit(FaultPoint.CALL_RECORDED)
-        if held.attached is not None:
+        if verdict.attached is not None:
             self._parts.dispatcher.left(*inner.claim)
-        return held.attached
+        return verdict.attached
 
-    def _visit_of(self, record: ProcessRecord) -> Visit:
+    def _visit_of(self, record: ProcessRecord, caller: Visit | None) -> Visit:
         return Visit(
             host=self._host,
             fence=Fence(record.pid, record.epoch, record.version),
@@ -112,6 +128,7 @@ class FunctionCalls:
             origin=record.origin,
             nesting=record.nesting,
             replayed=record.epoch > 1,
+            is_direct=caller is None or caller.is_direct,
         )
 
     def _drive(
@@ -128,15 +145,23 @@ class FunctionCalls:
                 visit.log_is_complete = True
                 self._parts.dispatcher.left(*visit.claim)
         except KeyboardInterrupt:
-            self._calls.interrupted(pid)
+            self._intents.interrupted(pid)
             keep_log_of_killed(self._parts, visit)
             raise
         except StepAborted as abort:
-            keep_log_of_killed(self._parts, visit)
             # The caller may go on without it, or be parked: whoever replays the caller must be able to take it.
-            with contextlib.suppress(EngineStopped):  # the engine's own end releases all that it owns
-                self._parts.store.call(lambda transaction: transaction.release(visit.fence))
+            self._give_back(visit)
             raise self._as_seen_outside(pid, abort) from abort
+        except SystemExit as error:
+            if visit.is_shut_down_by(error):
+                self._give_back(visit)
+            raise
+
+    def _give_back(self, visit: Visit) -> None:
+        """The function counts for nothing, and is to be run again, by whoever claims it."""
+        keep_log_of_killed(self._parts, visit)
+        with contextlib.suppress(EngineStopped):  # the engine's own end releases all that it owns
+            self._parts.store.call(lambda transaction: transaction.release(visit.fence))
 
     def _was_killed(self, record: ProcessRecord) -> bool:
         """Whether a function that was claimed anew was killed before its visit could be told."""
@@ -167,7 +192,7 @@ class FunctionCalls:
     def _load(
         self, function: ProcessFunction[..., Any], node: ProcessNode, inputs: str, visit: Visit
     ) -> FunctionProcess:
-        decoded = self._calls.patiently(visit, lambda: self._parts.source.codec.decode(inputs))
+        decoded = self._patience.insist(visit, lambda: self._parts.source.codec.decode(inputs))
         process = function.process_class(node=node, inputs=decoded, outputs={})
         process._visit = visit
         return process
@@ -189,37 +214,20 @@ class FunctionCalls:
         except (StepAborted, KeyboardInterrupt):
             raise
         except BaseException as error:
+            if visit.is_shut_down_by(error):
+                raise
             if visit.is_unwound_by(error):
                 visit.check()
-            self._end(visit, Advance(ProcessState.EXCEPTED, visit.number + 1, exception=dump_exception(error)))
+            self._commit(visit, unit_of_error(visit, error))
             raise
         if visit.is_dead:
             visit.check()
-        self._end(
-            visit,
-            Advance(
-                ProcessState.FINISHED,
-                visit.number + 1,
-                outputs=outputs,
-                exit_status=exit_code.status,
-                exit_message=exit_code.message and storable(exit_code.message),
-            ),
-        )
+        self._commit(visit, unit_of_function(visit, exit_code, outputs))
         return as_returned(values)
 
     def _encoded(self, visit: Visit, values: Mapping[str, Any]) -> str:
-        return self._calls.patiently(visit, lambda: self._parts.source.codec.encode(values, 'outputs'))
+        return self._patience.insist(visit, lambda: self._parts.source.codec.encode(values, 'outputs'))
 
-    def _end(self, visit: Visit, advance: Advance) -> None:
-        unit = Unit(
-            fence=visit.fence,
-            advance=advance,
-            create=tuple(visit.children) if advance.state == ProcessState.FINISHED else (),
-            log=tuple(visit.log),
-            kept_calls=frozenset(visit.asked) if visit.replayed else None,
-            emitted=tuple(visit.emitted) if advance.outputs is not None else (),
-        )
-        verdict = self._calls.commit(unit, visit)
-        if isinstance(verdict, Lost):
-            raise lost(visit.pid, verdict)
+    def _commit(self, visit: Visit, unit: Unit) -> None:
+        held(visit, self._patience.commit(unit, visit))
         self._parts.faults.hit(FaultPoint.ENDED)

@@ -7,11 +7,14 @@ import functools
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ..threads import LoopClosed, StartFailed, call_when_done
 from .node import ProcessNode
 from .terminations import End
+
+if TYPE_CHECKING:
+    from .engine import Engine
 
 __all__ = ['HostFuture', 'ProcessFuture']
 
@@ -63,16 +66,6 @@ class HostFuture(Future[ProcessNode]):
         callback(done)
 
 
-class Expecting(Protocol):
-    """The part of an engine that a future needs."""
-
-    def expect(self, pid: int | ProcessNode, /) -> tuple[ProcessNode, End]:
-        """The node of a process, and what resolves at its end."""
-
-    def forget(self, node: ProcessNode, ended: End, /) -> None:
-        """Nobody waits for it any more."""
-
-
 class ProcessFuture(asyncio.Future[ProcessNode]):
     """An :class:`asyncio.Future` of the final node of a process, for a loop of the host's.
 
@@ -88,7 +81,7 @@ class ProcessFuture(asyncio.Future[ProcessNode]):
     """
 
     def __init__(
-        self, pid: int | ProcessNode, engine: Expecting, *, loop: asyncio.AbstractEventLoop | None = None
+        self, pid: int | ProcessNode, engine: Engine, *, loop: asyncio.AbstractEventLoop | None = None
     ) -> None:
         if loop is None:
             try:
@@ -98,8 +91,9 @@ class ProcessFuture(asyncio.Future[ProcessNode]):
                     'a ProcessFuture belongs to a loop, and none runs here; give one as loop=, or use engine.future()'
                 ) from None
         super().__init__(loop=loop)
-        self._engine = engine
-        self._node, self._ended = engine.expect(pid)
+        self._waits = engine.core.take_call().waits
+        (self._node,) = self._waits.nodes_of(pid)
+        self._ended = self._waits.end_of(self._node)
         self._unregister = call_when_done(self._ended, loop, self._resolve)
 
     @property
@@ -127,4 +121,4 @@ class ProcessFuture(asyncio.Future[ProcessNode]):
 
     def _let_go(self) -> None:
         self._unregister()
-        self._engine.forget(self._node, self._ended)
+        self._waits.forget(self._node, self._ended)

@@ -12,10 +12,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..threads import Bridge, Forked, LoopClosed, StartFailed, WrongThread, wait, wait_on_loop
-from .errors import ProcessParked
 from .node import ProcessNode
 from .processes.attributes import FrozenAttributes
-from .processes.functions import ProcessFunction
 from .states import TERMINAL_STATES, ProcessState
 from .store.records import Held, ProcessRecord, Unit
 from .store.store_thread import Failure
@@ -187,7 +185,7 @@ class InstantiatedProcess:
 
         def kill() -> None:
             try:
-                self._calls.interrupted(self.pid)
+                self._calls.intents.interrupted(self.pid)
             finally:
                 killed.set_result(None)
 
@@ -200,7 +198,7 @@ class InstantiatedProcess:
             self._parts.steps.post_beside(kill)
             self._bridge.loop.run_until_complete(until_killed())
         except KeyboardInterrupt:
-            self._calls.in_haste = True
+            self._calls.intents.in_haste = True
             raise
         except (LoopClosed, StartFailed) as error:
             LOGGER.warning('process %d could not be killed after Ctrl-C: %s', self.pid, error)
@@ -219,8 +217,7 @@ class InstantiatedProcess:
         self._ended.result()
         if self._raised is not None:
             raise self._raised
-        returns = self._calls.returned if isinstance(self._target, ProcessFunction) else self._calls.outcome
-        return returns(self._node)
+        return self._calls.waits.result(self._target, self._node)
 
     def future(self) -> asyncio.Future[Any]:
         """A future of the :meth:`result` on the runner's loop; cancelling it leaves the process alone."""
@@ -284,10 +281,7 @@ class InstantiatedProcess:
         self._node = ProcessNode(record.pid, self._parts.source, record)
         self._expect_end()
         # The row was read in the transaction that has just been committed: any later end is told.
-        if record.state in TERMINAL_STATES:
-            self._parts.terminations.ended([record.pid])
-        elif (reason := self._parts.why_parked(record.pid)) is not None:
-            self._parts.terminations.fail(record.pid, ProcessParked(f'process {record.pid} is parked: {reason}'))
+        self._calls.waits.tell_known(record.pid, record.state in TERMINAL_STATES)
 
     def _has_ended(self, end: End) -> None:
         self._raised = self._parts.terminations.exception(self.pid)

@@ -134,7 +134,7 @@ class ProcessLauncher:
 
         def resolve(done: Future[ProcessNode]) -> None:
             try:
-                answer.set_result(self._engine.outcome(done.result()))
+                answer.set_result(self._engine.core.calls.waits.outcome(done.result()))
             except BaseException as error:  # whatever the process raised
                 answer.set_exception(error)
 

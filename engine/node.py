@@ -35,6 +35,13 @@ class Source:
         self.reader = reader
         self.codec = codec
 
+    def node(self, pid: int) -> ProcessNode:
+        """The node of a process.
+
+        :raises ProcessNotFound: there is none.
+        """
+        return ProcessNode(pid, self, self.reader.process(pid))
+
 
 class ProcessNode:
     """A handle of one process; its properties read the store.

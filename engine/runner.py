@@ -6,19 +6,20 @@ import asyncio
 import contextlib
 import logging
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ..threads import Bridge, LoopClosed, StartFailed, run_in_child
+from .deadlines import remaining
 from .errors import EngineStopped
 from .execution import Execution
 from .faults import FaultPoint
 from .instantiated import InstantiatedProcess, future_on, refuse_to_run
 from .launch import resolve
 from .node import ProcessNode
+from .processes.visit import visit_of
 from .store.records import Fence, ProcessRecord
 from .tracebacks import SHORT_TRACEBACK
 
@@ -58,7 +59,6 @@ class Runner:
             loop = asyncio._get_running_loop()
         self._owns_loop = loop is None
         self._loop = asyncio.new_event_loop() if loop is None else loop
-        self._engine = engine
         self._parts = engine.core
         self._bridge = Bridge(self._loop, name=f'a runner of engine {engine.name!r}') if bridge is None else bridge
         self._thread = threading.get_ident()
@@ -75,7 +75,7 @@ class Runner:
     def __repr__(self) -> str:
         loop = 'closed' if self._loop.is_closed() else 'running' if self._loop.is_running() else 'not running'
         state = 'closed' if self._closed else 'open'
-        return f'<{type(self).__name__} of engine {self._engine.name!r}, {state}, with a loop that is {loop}>'
+        return f'<{type(self).__name__} of engine {self._parts.name!r}, {state}, with a loop that is {loop}>'
 
     def __enter__(self) -> Self:
         return self
@@ -108,16 +108,16 @@ class Runner:
         :raises RuntimeError: called by a step of the engine's.
         """
         with SHORT_TRACEBACK:
-            calls = self._engine._running()
+            calls = self._parts.take_call()
             self._check_open()
-            visit = calls.visit_here()
+            visit = visit_of(self._parts.host)
             if visit is not None:
                 raise RuntimeError(
                     f'a step of process {visit.pid} called a Runner, which is for code outside of processes; use '
                     f'self.submit(), run() or await engine.run_async()'
                 )
             target, given = resolve(process, inputs, kwargs)
-            record = calls.compose(target, given, None, -1, blocking=False)
+            record = calls.starts.compose(target, given, None, -1, blocking=False)
             instantiated = InstantiatedProcess(
                 target, record, parts=self._parts, calls=calls, bridge=self._bridge, settle=self._settle
             )
@@ -168,22 +168,22 @@ class Runner:
 
         :raises ProcessNotFound: there is no such process.
         """
-        calls, terminations = self._engine._running(), self._parts.terminations
+        waits = self._parts.take_call().waits
         if self._loop.is_closed():
             raise LoopClosed(f'the loop of {self._bridge.name} is closed: no future of it resolves any more')
         number = pid if isinstance(pid, int) else pid.pid
         instantiated = pid if isinstance(pid, InstantiatedProcess) else self._instantiated.get(number)
         if instantiated is not None:  # which is perhaps not stored yet
             return instantiated.final_node()
-        node = pid if isinstance(pid, ProcessNode) else self._engine.load(number)
-        ended = calls.end_of(node)
+        node = pid if isinstance(pid, ProcessNode) else self._parts.source.node(number)
+        ended = waits.end_of(node)
 
         def final() -> ProcessNode:
             node._use(ended.result())
             return node
 
         future = future_on(self._bridge, ended, final)
-        future.add_done_callback(lambda _: terminations.forget(node.pid, ended))
+        future.add_done_callback(lambda _: waits.forget(node, ended))
         return future
 
     def call_on_process_finish(
@@ -239,8 +239,7 @@ class Runner:
                 task.cancel()
                 execution.abandon(cut=True)
         elif threading.get_ident() == self._thread and self._could_run_here():
-            patience = max(0.0, deadline - time.monotonic())
-            self._loop.run_until_complete(self._cut_off(self._tasks, patience))
+            self._loop.run_until_complete(self._cut_off(self._tasks, remaining(deadline)))
         else:
             self._ask_to_stop()
         self._forget_if_empty()
@@ -343,7 +342,7 @@ class Runner:
 
     def _execution(self, record: ProcessRecord) -> Execution:
         return Execution(
-            record, parts=self._parts, host=self._engine, bridge=self._bridge, is_stopping=self._stopping
+            record, parts=self._parts, host=self._parts.host, bridge=self._bridge, is_stopping=self._stopping
         )
 
     def _begin(self, executions: Sequence[Execution]) -> None:
@@ -384,7 +383,7 @@ class Runner:
 
     def _settle(self, pid: int) -> None:
         """Have a process come here whenever it is claimed."""
-        self._engine._running()
+        self._parts.take_call()
         self._check_open()
         self._parts.homes.settle(pid, self)
 

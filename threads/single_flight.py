@@ -1,4 +1,4 @@
-"""A job that is asked for often: it runs beside the steps, never twice at once, and once more if asked for meanwhile."""
+"""A job that is asked for often: it runs beside the steps, never twice at once, and again if asked for meanwhile."""
 
 from __future__ import annotations
 

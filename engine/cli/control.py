@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from ..deadlines import remaining
 from ..states import TERMINAL_STATES
 from ..store import intents
 from ..store.changes import Changes
@@ -126,7 +127,7 @@ def wait(
                     if not as_json:
                         _say(records[pid], _ending(records[pid]))
                 left = [pid for pid in left if pid not in ended]
-                patience = None if deadline is None else max(0.0, deadline - time.monotonic())
+                patience = remaining(deadline)
                 if not left or (not changes.wait(patience) and patience is not None):
                     break
         records.update((pid, opened.reader.process(pid)) for pid in left)

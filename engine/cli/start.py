@@ -64,15 +64,15 @@ def run(
     inputs = parse_inputs(words)
     found = find_target(target)
     with Engine(store, name='run', logging=logging_of_command(log_levels, log_file)) as engine:
-        calls, node = engine._calls, None
+        calls, node = engine.core.take_call(), None
         try:
             # From here on a Ctrl-C finds the process, at whatever moment it comes: its steps may run before we look.
-            node, ended = _checked(lambda: calls.start(found, inputs))
+            node, ended = _checked(lambda: calls.starts.start(found, inputs))
             click.echo(f'process {node.pid} ({clean(node.process_label)})', err=True)
-            calls.wait_for(node, ended, None, 'run', 'treadle submit')
+            calls.waits.wait_for(node, ended, None, 'run', 'treadle submit')
         except KeyboardInterrupt:
             if node is not None:
-                calls.interrupted(node.pid)
+                calls.intents.interrupted(node.pid)
             raise
         record = engine.core.source.reader.process(node.pid)
     if as_json:

@@ -1,6 +1,6 @@
 """The life of a process as a pure function: an event goes in, the next life and commands come out.
 
-Nothing here does anything. The runner carries the commands out in their order, which is the whole protocol: a state
+Nothing here does anything. An execution carries the commands out in their order, which is the whole protocol: a state
 is committed before anyone hears of it, and the next step starts only after the commit of the one before. Tests
 compare lists of commands; no thread, loop or store is needed. The shape follows the worker state machine of
 ``distributed``.
@@ -62,7 +62,7 @@ class StepEnded:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class StepAborted:
+class StepUnwound:
     """A step was unwound, because it was killed, lost its lease or the engine stops: it has no result."""
 
 
@@ -116,7 +116,7 @@ class StopRequested:
 Event: TypeAlias = (
     Claimed
     | StepEnded
-    | StepAborted
+    | StepUnwound
     | PausedBefore
     | LeaseLapsed
     | StepParked
@@ -176,7 +176,7 @@ def handle(life: Life, event: Event) -> tuple[Life, tuple[Command, ...]]:
         return life, (Command.TAKE_STEP_AGAIN,)
     if isinstance(event, Refused) and phase is Phase.COMMITTING:
         return _leave(life, Command.DISCARD)
-    if isinstance(event, StepAborted) and phase is Phase.STEPPING:
+    if isinstance(event, StepUnwound) and phase is Phase.STEPPING:
         return _leave(life, Command.DISCARD, Command.RELEASE)
     if isinstance(event, PausedBefore) and phase is Phase.STEPPING:
         return _leave(life, Command.SET_ASIDE)

@@ -57,6 +57,8 @@ class Visit:
     :param number: how many steps of the process were committed before.
     :param replayed: whether an earlier execution of this very step may have left recorded calls.
     :param nesting: how many blocked threads wait for this process.
+    :param is_direct: whether it is a function that plain code has called, by itself or inside of another one: it
+        executes in that code, and shares its fate.
     """
 
     __slots__ = (
@@ -70,6 +72,7 @@ class Visit:
         'fence',
         'host',
         'is_dead',
+        'is_direct',
         'log',
         'log_is_complete',
         'nesting',
@@ -81,7 +84,15 @@ class Visit:
     )
 
     def __init__(
-        self, *, host: Host, fence: Fence, number: int, origin: int, nesting: int = 0, replayed: bool = False
+        self,
+        *,
+        host: Host,
+        fence: Fence,
+        number: int,
+        origin: int,
+        nesting: int = 0,
+        replayed: bool = False,
+        is_direct: bool = False,
     ) -> None:
         self.host = host
         self.fence = fence
@@ -89,6 +100,7 @@ class Visit:
         self.origin = origin
         self.nesting = nesting
         self.replayed = replayed
+        self.is_direct = is_direct
         self.next_call = 0
         self.asked: set[int] = set()
         self.children: list[ProcessRecord] = []
@@ -190,6 +202,17 @@ class Visit:
             return error.subgroup(StepAborted) is not None
         return isinstance(error, StepAborted)
 
+    def is_shut_down_by(self, error: BaseException) -> bool:
+        """Whether ``error`` ends the program that has called a function, and so says nothing of its process.
+
+        That is a ``SystemExit`` on the main thread, such as a host's handler of signals raises.
+        """
+        return (
+            self.is_direct
+            and isinstance(error, SystemExit)
+            and threading.current_thread() is threading.main_thread()
+        )
+
     def add_abort_callback(self, callback: Callable[[], object]) -> None:
         """Have ``callback`` called once when the step is aborted; at once if it already is."""
         with self._lock:
@@ -215,6 +238,15 @@ def current_visit() -> Visit | None:
     return _current.get()
 
 
+def visit_of(host: Host) -> Visit | None:
+    """The visit that the calling code belongs to, if it is one of that engine's; raises what unwinds it."""
+    visit = _current.get()
+    if visit is None or visit.host is not host:
+        return None
+    visit.check()
+    return visit
+
+
 @contextmanager
 def entered(visit: Visit) -> Iterator[None]:
     """Make ``visit`` the current one for the body."""
@@ -236,8 +268,9 @@ def on_kill(callback: Callable[[], object]) -> Iterator[None]:
 
     That is when the process was killed, when its engine stops without waiting for the step, or when the engine has
     lost its lease. The callback runs on another thread, at once, and should end what the step waits for. A Ctrl-C that
-    unwinds the body (of a function that was called on the main thread) calls it too. A Ctrl-C in a blocked ``run()``
-    waits some seconds for the callbacks and for the steps they belong to. ::
+    unwinds the body (of a function that was called on the main thread) calls it too, and so does a ``SystemExit`` that
+    a handler of signals raises there. A Ctrl-C in a blocked ``run()`` waits some seconds for the callbacks and for the
+    steps they belong to. ::
 
         with subprocess.Popen(command, start_new_session=True) as child, on_kill(child.terminate):
             child.wait()
@@ -251,9 +284,10 @@ def on_kill(callback: Callable[[], object]) -> Iterator[None]:
     visit.add_abort_callback(callback)
     try:
         yield
-    except KeyboardInterrupt:
-        # The kill is written further out, where nothing of this body is left to be told of it.
-        if visit.remove_abort_callback(callback):
+    except (KeyboardInterrupt, SystemExit) as error:
+        # What becomes of the process is written further out, where nothing of this body is left to be told of it.
+        counts_for_nothing = isinstance(error, KeyboardInterrupt) or visit.is_shut_down_by(error)
+        if counts_for_nothing and visit.remove_abort_callback(callback):
             callback()
         raise
     finally:

@@ -396,7 +396,7 @@ def test_a_killed_function_raises_in_the_code_that_called_it(engine):
         return 1
 
     with pytest.raises(KilledError, match='by itself'):
-        engine.call_function(kills_itself, (), {})
+        engine.core.host.call_function(kills_itself, (), {})
 
 
 def test_a_process_changes_no_object_of_its_callers(engine):
@@ -431,7 +431,7 @@ def test_a_process_changes_no_object_of_its_callers(engine):
     assert outputs['numbers'] == [1, 2, 3, 4]
     outputs['numbers'].append(5)
     assert engine.query(process_label='Changes')[0].outputs.numbers == [1, 2, 3, 4]
-    assert engine.call_function(changes, (numbers,), {})[0] == [1, 2, 3, 4]
+    assert engine.core.host.call_function(changes, (numbers,), {})[0] == [1, 2, 3, 4]
     assert numbers == [1, 2, 3]
 
 

@@ -44,7 +44,7 @@ def refusals(engine, node):
         start=lambda: engine.start(),
         run_async=lambda: asyncio.run(engine.run_async(Double, n=1)),
         wait_async=lambda: asyncio.run(engine.wait_async(1)),
-        call_function=lambda: engine.call_function(double, (1,), {}),
+        call_function=lambda: engine.core.host.call_function(double, (1,), {}),
     )
     refused = []
     for name, call in calls.items():
@@ -118,7 +118,7 @@ class Forks(Process):
         def child():
             assert current_visit() is None
             try:
-                self._visit.host.submit(Double, n=1)
+                self._visit.host.engine.submit(Double, n=1)
             except Forked:
                 print('forked', run(Double, n=5), default_engine().query(process_label='Double')[0].parent)
         self.out('code', in_child(child))

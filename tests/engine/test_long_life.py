@@ -52,11 +52,11 @@ def test_a_function_whose_inputs_cannot_be_taken_leaves_nothing_behind(
     with monkeypatch.context() as patch:
         patch.setattr(Codec, 'decode', decode)
         with pytest.raises(error):
-            engine.call_function(same, (1,), {})
+            engine.core.host.call_function(same, (1,), {})
     (node,) = engine.query(process_label='same')
     assert node.state == state
     assert engine.core.dispatcher.held == 0
-    assert engine.call_function(same, (2,), {})[0] == 2
+    assert engine.core.host.call_function(same, (2,), {})[0] == 2
 
 
 def test_a_wait_that_cannot_begin_leaves_nothing_behind(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +21,7 @@ from treadle.engine import (
     calcfunction,
     on_kill,
     run,
+    workfunction,
 )
 from treadle.threads import StopTimeout, WrongThread
 
@@ -67,6 +70,40 @@ class Runs(Process):
         except Exception as error:  # no abort comes along here
             self.report('caught %r', error)
             raise
+
+
+QUIT = signal.SIGTERM
+
+
+class Quits:
+    """What has happened to the function below."""
+
+    executions: ClassVar[list[threading.Thread]] = []
+    told: ClassVar[list[str]] = []
+
+
+@calcfunction
+def quits_once(n: int) -> int:
+    """Its program is told to quit when it executes in plain code's thread, and not when an engine runs it."""
+    Quits.executions.append(threading.current_thread())
+    if threading.current_thread() is threading.main_thread():
+        with on_kill(lambda: Quits.told.append('on_kill')):
+            signal.raise_signal(QUIT)
+    return n + 1
+
+
+@workfunction
+def around(n: int) -> int:
+    return quits_once(n)
+
+
+@pytest.fixture
+def told_to_quit():
+    """A handler as a host installs one, gunicorn's sync worker for instance."""
+    Quits.executions, Quits.told = [], []
+    before = signal.signal(QUIT, lambda number, frame: sys.exit(143))
+    yield
+    signal.signal(QUIT, before)
 
 
 @pytest.fixture(autouse=True)
@@ -225,7 +262,7 @@ def test_a_called_function_is_waited_for(make_engine, gate):
     again = False
     with ThreadPoolExecutor(1) as pool:
         for again in (False, True):
-            returned = pool.submit(engine.call_function, called, (), {})
+            returned = pool.submit(engine.core.host.call_function, called, (), {})
             assert gate.entered.acquire(timeout=PATIENCE)
             stopped = stop_in_background(engine)
             gate.open.set()
@@ -238,6 +275,50 @@ def test_a_called_function_is_waited_for(make_engine, gate):
                 assert returned.result(PATIENCE)[0] == 3
                 gate.open.clear()
                 engine = make_engine()
+
+
+@pytest.mark.parametrize('function', [quits_once, around])
+def test_a_program_that_quits_in_a_called_function_leaves_it_to_others(make_engine, told_to_quit, function):
+    engine = make_engine()
+    with pytest.raises(SystemExit):
+        engine.core.host.call_function(function, (1,), {})
+    assert Quits.told == ['on_kill']
+    engine.stop()
+    other = make_engine()
+    left = other.wait(other.query(), PATIENCE)
+    assert all(node.is_finished_ok for node in left), [node.exception for node in left]
+    assert [each is threading.main_thread() for each in Quits.executions] == [True, False]
+
+
+def test_a_program_may_quit_while_the_call_is_put_on_record(make_engine, told_to_quit, monkeypatch):
+    engine = make_engine()
+    commit, answers = engine.core.store.commit, []
+
+    def commit_and_quit(unit):
+        answers.append(commit(unit))
+        signal.raise_signal(QUIT)
+        return answers[0]
+
+    monkeypatch.setattr(engine.core.store, 'commit', commit_and_quit)
+    with pytest.raises(SystemExit):
+        engine.core.host.call_function(quits_once, (1,), {})
+    monkeypatch.undo()
+    answers[0].result(PATIENCE)
+    (node,) = engine.query()
+    assert engine.wait(node, PATIENCE).is_finished_ok  # also by the same engine, if the program goes on
+    assert threading.main_thread() not in Quits.executions
+
+
+def test_a_function_that_exits_elsewhere_than_on_the_main_thread_has_failed(make_engine):
+    @calcfunction
+    def exits() -> int:
+        sys.exit(3)
+
+    engine = make_engine()
+    with ThreadPoolExecutor(1) as pool, pytest.raises(SystemExit):
+        pool.submit(engine.core.host.call_function, exits, (), {}).result(PATIENCE)
+    (node,) = engine.query()
+    assert node.exception == 'SystemExit: 3'
 
 
 def test_stopping_twice_from_two_threads_and_from_a_step(make_engine, gate):

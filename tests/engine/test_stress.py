@@ -109,7 +109,7 @@ def clients(engine, seconds, count=64):
                     except TimeoutError:
                         pass
                 case 7:
-                    assert engine.call_function(add, (n, n), {})[0] == 2 * n
+                    assert engine.core.host.call_function(add, (n, n), {})[0] == 2 * n
         return calls
 
     with ThreadPoolExecutor(count) as pool:

@@ -142,7 +142,7 @@ def test_a_function_that_plain_code_has_called_says_where_it_goes_on(pair: tuple
 
     def call() -> None:
         try:
-            seen.append(stalled.call_function(slow, (1,), {}))
+            seen.append(stalled.core.host.call_function(slow, (1,), {}))
         except BaseException as error:
             seen.append(error)
 

@@ -353,7 +353,7 @@ class TestStopping:
             async def run(self):
                 from treadle.engine.processes.visit import current_visit
 
-                host = current_visit().host
+                host = current_visit().host.engine
                 starts.append('parent')
                 async with asyncio.TaskGroup() as group:
                     short = group.create_task(host.run_async(Child, x=6))

@@ -425,7 +425,7 @@ class TestTextThatIsNoUtf8:
         assert not [node for node in engine.query(process_label='Surrogate') if node.inputs.fails == 'never there']
 
     def test_what_the_store_refuses_for_a_reason_that_stays_parks_the_process(self, engine: Engine, monkeypatch):
-        monkeypatch.setattr('treadle.engine.execution.storable', lambda text: text)
+        monkeypatch.setattr('treadle.engine.units.storable', lambda text: text)
         node = engine.submit(Surrogate)
         with pytest.raises(ProcessParked, match='its step cannot be written: UnicodeEncodeError'):
             engine.wait(node, 20)

@@ -19,9 +19,9 @@ from treadle.engine.processes.machine import (
     PausedBefore,
     Phase,
     Refused,
-    StepAborted,
     StepEnded,
     StepParked,
+    StepUnwound,
     StopRequested,
     StoreFailed,
     Unreadable,
@@ -32,7 +32,7 @@ from treadle.engine.states import ProcessState
 EVENTS: list[Event] = [
     Claimed(),
     *(StepEnded(ending) for ending in Ending),
-    StepAborted(),
+    StepUnwound(),
     StepParked(),
     Committed(),
     Committed(satisfied=True),
@@ -113,7 +113,7 @@ class TestWhatFollowsWhat:
         assert play(Claimed(), StopRequested(), LeaseLapsed())[2] == [Command.RELEASE, Command.LEAVE]
 
     def test_an_aborted_step_has_no_result(self):
-        assert play(Claimed(), StepAborted())[1] == [Command.DISCARD, Command.RELEASE, Command.LEAVE]
+        assert play(Claimed(), StepUnwound())[1] == [Command.DISCARD, Command.RELEASE, Command.LEAVE]
 
     def test_what_cannot_go_on_is_parked(self):
         assert play(Claimed(), StepParked())[1] == [Command.PARK, Command.LEAVE]

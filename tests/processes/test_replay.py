@@ -213,7 +213,7 @@ class TestRuns:
         class Killed(Process):
             def run(self):
                 ran.append('killed')
-                self._visit.host.kill(self.pid, 'by itself')
+                self._visit.host.engine.kill(self.pid, 'by itself')
 
         def work(process):
             with pytest.raises(KilledError, match='by itself') as caught:
@@ -285,7 +285,7 @@ class TestRuns:
             one = noted('f', returned=1)
             two = run(Child, x=2)['y']
             node = submit(Child, x=3)
-            three = process._visit.host.wait(node, timeout=20).outputs.y
+            three = process._visit.host.engine.wait(node, timeout=20).outputs.y
             _, other = run_get_node(noted, value='g', returned=4)
             return [one, two, three, other.outputs.result]
 

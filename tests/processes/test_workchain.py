@@ -28,7 +28,7 @@ from treadle.engine import (
     submit,
     while_,
 )
-from treadle.engine.calls import Calls
+from treadle.engine.starts import Starts
 
 
 class Branches(WorkChain):
@@ -706,17 +706,17 @@ class TestExceptions:
             def run(self):
                 run(Inner)
 
-        create = Calls._create
+        create = Starts._create
 
-        def create_and_dawdle(calls, visit, record):
-            created = create(calls, visit, record)
+        def create_and_dawdle(starts, visit, record):
+            created = create(starts, visit, record)
             if visit is not None:
-                node = ProcessNode(created.pid, calls._parts.source)
+                node = ProcessNode(created.pid, starts._parts.source)
                 while not node.is_terminated:
                     os.sched_yield()
             return created
 
-        monkeypatch.setattr(Calls, '_create', create_and_dawdle)
+        monkeypatch.setattr(Starts, '_create', create_and_dawdle)
         with pytest.raises(LookupError) as caught:
             run(Outer)
         assert caught.value is raised

@@ -269,7 +269,7 @@ def described(value: Any) -> Any:
 def submit_from_outside(engine: Engine) -> int:
     """A process that comes into the store as ``treadle submit`` writes it, so that the engine has to find it."""
     inputs = {'x': 88, 'metadata': {'key': 'from outside'}}
-    record = compose(Leaf, inputs, codec=engine.codec, pid=0, origin=engine.core.engine_id)
+    record = compose(Leaf, inputs, codec=engine.core.source.codec, pid=0, origin=engine.core.engine_id)
 
     def insert(transaction: Transaction) -> int:
         pid = transaction.reserve_pids(1) - 1
@@ -301,7 +301,7 @@ def main(order: dict[str, Any]) -> None:
     with engine:
         results = {
             'run': engine.run(Root, n=3, metadata={'key': 'root'}),
-            'function': engine.call_function(add, (20, 30), {'metadata': {'key': 'function'}})[0],
+            'function': engine.core.host.call_function(add, (20, 30), {'metadata': {'key': 'function'}})[0],
         }
         node = engine.submit(Leaf, x=77, metadata={'key': 'submitted'})
         results['submitted'] = dict(engine.wait(node, timeout=20).outputs)

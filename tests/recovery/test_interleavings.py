@@ -117,7 +117,7 @@ class Runs(WorkChain):
 def test_a_function_called_from_plain_code_executes_once(url: str) -> None:
     with Engine(url) as engine:
         for x in range(50):
-            assert engine.call_function(count, (x,), {})[0] == x
+            assert engine.core.host.call_function(count, (x,), {})[0] == x
     assert len(signals.executed) == 50
 
 
@@ -272,7 +272,7 @@ def test_a_kill_wins_against_the_end_that_is_on_its_way(url: str) -> None:
         assert not engine.kill(node, 'second')
         block.release()
         with pytest.raises(KilledError, match='first'):
-            engine._calls.outcome(engine.wait(node, PATIENCE))
+            engine.core.calls.waits.outcome(engine.wait(node, PATIENCE))
         # The killed one gives its key back.
         assert engine.run_get_node(Leaf, metadata={'key': 'k'})[1].pid != node.pid
         assert engine.load(node.pid).is_killed
