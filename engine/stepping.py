@@ -66,24 +66,9 @@ class Stepping:
     """
 
     __slots__ = (
-        '_answer',
-        '_bridge',
-        '_coroutine',
-        '_custody',
-        '_host',
-        '_is_stale',
-        '_is_stopping',
-        '_may_be_replay',
-        '_parts',
-        '_process',
-        '_row',
-        '_suspended',
-        '_tell_ending',
-        '_unit',
-        '_unwritten',
-        '_visit',
-        'parked_because',
-    )
+        '_answer', '_bridge', '_coroutine', '_custody', '_host', '_is_stale', '_is_stopping', '_may_be_replay',
+        '_parts', '_process', '_row', '_suspended', '_tell_ending', '_unit', '_unwritten', '_visit', 'parked_because',
+    )  # fmt: skip
 
     def __init__(
         self,
