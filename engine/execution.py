@@ -229,6 +229,7 @@ class Execution:
             except StoreError as error:
                 LOGGER.error('process %d cannot be given back now: %s', self._row.pid, error)
                 if self._is_stopping.is_set():
+                    self._post_release()  # the loop may end; the store thread goes on trying
                     return
                 await self._pause()
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from .errors import EngineStopped, KilledError, LeaseLost, StepAborted
+from .errors import EngineStopped, KilledError, LeaseLost, ProcessParked, StepAborted
 from .exit_code import ExitCode
 from .faults import FaultPoint
 from .intents import Intents
@@ -139,11 +139,12 @@ class FunctionCalls:
         try:
             try:
                 if not self._parts.dispatcher.begin_visit(visit) or self._was_killed(record):
-                    raise StepAborted(f'process {pid} must not begin')
+                    raise visit.aborted or StepAborted(f'process {pid} must not begin')
                 return self._drive_visit(function, node, record.inputs, visit), node
             finally:
                 visit.log_is_complete = True
                 self._parts.dispatcher.left(*visit.claim)
+                self._parts.has_room()
         except KeyboardInterrupt:
             self._intents.interrupted(pid)
             keep_log_of_killed(self._parts, visit)
@@ -152,6 +153,9 @@ class FunctionCalls:
             # The caller may go on without it, or be parked: whoever replays the caller must be able to take it.
             self._give_back(visit)
             raise self._as_seen_outside(pid, abort) from abort
+        except ProcessParked:  # the fate of what it waited for is still open, and so is its own
+            self._give_back(visit)
+            raise
         except SystemExit as error:
             if visit.is_shut_down_by(error):
                 self._give_back(visit)
@@ -167,7 +171,9 @@ class FunctionCalls:
         """Whether a function that was claimed anew was killed before its visit could be told."""
         if record.epoch == 1:
             return False
-        return self._parts.source.reader.process(record.pid).state == ProcessState.KILLED
+        reader = self._parts.source.reader
+        row = self._patience.insist(current_visit(), lambda: reader.process(record.pid))
+        return row.state == ProcessState.KILLED
 
     def _as_seen_outside(self, pid: int, abort: StepAborted) -> BaseException:
         """What the caller of a function is told whose result does not count: an abort unwinds only what is aborted."""
@@ -211,7 +217,7 @@ class FunctionCalls:
             # Without a row's outputs a replay returns None, as the function did.
             values = None if returned is None else process._outputs
             outputs = None if values is None else self._encoded(visit, values)
-        except (StepAborted, KeyboardInterrupt):
+        except (StepAborted, KeyboardInterrupt, ProcessParked):
             raise
         except BaseException as error:
             if visit.is_shut_down_by(error):

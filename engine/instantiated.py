@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..threads import Bridge, Forked, LoopClosed, StartFailed, WrongThread, wait, wait_on_loop
+from .errors import EngineStopped
 from .node import ProcessNode
 from .processes.attributes import FrozenAttributes
 from .states import TERMINAL_STATES, ProcessState
@@ -272,7 +273,11 @@ class InstantiatedProcess:
             self._stored.set_exception(verdict.error)
             return
         if isinstance(verdict, Held) and verdict.attached is not None:
-            self._attach(verdict.attached)
+            try:
+                self._attach(verdict.attached)
+            except EngineStopped as error:  # nobody would tell of its end any more
+                self._stored.set_exception(error)
+                return
         self._stored.set_result(None)
 
     def _attach(self, record: ProcessRecord) -> None:

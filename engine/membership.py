@@ -175,12 +175,16 @@ class Membership:
     def request_stop(self) -> None:
         """Nothing to hurry: :meth:`stop` is one transaction."""
 
+    def leave(self) -> None:
+        """Begin no other life if this one is taken."""
+        self._leaves = True
+
     def stop(self, timeout: float | None = None) -> None:
         """Release what is owned and end the row, unless steps still execute: those keep their claims.
 
         A claim that is kept is freed by whoever finds the lock free: after :meth:`abandon`, or the OS process ends.
         """
-        self._leaves = True
+        self.leave()
         coming = self._next  # on the store thread it may begin at this very moment
         if coming is not None:
             coming[0].release()

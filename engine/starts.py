@@ -94,7 +94,10 @@ class Starts:
         """
         if visit is None or not visit.replayed or record.call_number is None:
             return None
-        recorded = self._parts.source.reader.call(visit.pid, visit.number, record.call_number)
+        number = record.call_number
+        recorded = self._patience.insist(
+            visit, lambda: self._parts.source.reader.call(visit.pid, visit.number, number)
+        )
         if recorded is None or recorded.fingerprint == record.fingerprint:
             return recorded
         raise ReplayMismatch(

@@ -374,6 +374,9 @@ class Stepping:
             raise RuntimeError('a unit that was never posted is committed')
         row = self._row
         row.advanced(advance, held)
+        if row.record.crashes:
+            self._parts.dispatcher.acquit(row.pid, row.record.epoch)
+            self._parts.has_room()
         if advance.state in TERMINAL_STATES:
             # Whoever waits in this OS process need not read the row that has just been written.
             self._parts.terminations.keep_final(row.final(advance, held))

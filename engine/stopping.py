@@ -43,6 +43,8 @@ def wind_down(core: Core, threads: Group, deadline: float) -> None:
         _refuse_to_forget(core.name, core.dispatcher.visits())
     except KeyboardInterrupt:
         deadline = time.monotonic()
+        core.membership.leave()  # whatever is left of it
+        threads.request_stop()  # in the background; nobody waits for it
         raise
     finally:
         _abandon_after(core, [core.dispatcher.end_of(visit) for visit in core.dispatcher.visits()])
@@ -60,7 +62,7 @@ def _end_steps(core: Core, deadline: float) -> None:
     going = [(visit, core.dispatcher.end_of(visit)) for visit in core.dispatcher.visits()]
     late = [visit for visit, over in going if not is_over_by(deadline, over)]
     for visit in late:
-        core.aborts.abort(visit, reason, lambda callback: callback())
+        core.aborts.abort(visit, reason, core.steps.post_beside)
 
 
 def _refuse_to_forget(name: str, late: Sequence[Visit]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from ..threads import wait, wait_on_loop
 from .deadlines import remaining
@@ -14,7 +15,7 @@ from .node import ProcessNode
 from .parts import EngineParts
 from .patience import RUN_INSTEAD, Patience
 from .processes.functions import ProcessFunction, as_returned
-from .processes.visit import Host, Visit, visit_of
+from .processes.visit import Host, Visit, current_visit, visit_of
 from .states import ProcessState
 from .store.records import ProcessRecord, Unit
 from .terminations import End
@@ -22,6 +23,8 @@ from .units import held
 from .values import load_exception
 
 __all__ = ['Waits']
+
+T = TypeVar('T')
 
 
 class Waits:
@@ -56,7 +59,7 @@ class Waits:
         terminations = self._parts.terminations
         ended = terminations.expect(node.pid)
         try:
-            has_ended = node.is_terminated
+            has_ended = self._read(lambda: node.is_terminated)
         except BaseException:
             terminations.forget(node.pid, ended)
             raise
@@ -69,6 +72,11 @@ class Waits:
             self._parts.terminations.ended([pid])
         elif (reason := self._parts.why_parked(pid)) is not None:
             self._parts.terminations.fail(pid, ProcessParked(f'process {pid} is parked: {reason}'))
+
+    def _read(self, attempt: Callable[[], T]) -> T:
+        """What is read from the store, which a step waits for while the store is away."""
+        visit = current_visit()
+        return self._patience.insist(visit if visit is not None and visit.host is self._host else None, attempt)
 
     def attach(self, record: ProcessRecord) -> tuple[ProcessNode, End]:
         """The node of a process that is there already, and the future of its end."""
@@ -130,6 +138,7 @@ class Waits:
                 wait(ended, timeout, what=what, instead=instead)
             else:
                 with visit.blocking_on(ended), self._parts.steps.blocked():
+                    self._parts.has_room()  # for what this one waits for, perhaps
                     wait(ended, timeout, what=what, instead=instead)
                 if not self._parts.membership.lease.is_valid:
                     self._confirm(visit)
@@ -151,7 +160,8 @@ class Waits:
             node._use(await wait_on_loop(ended))
             return
         try:
-            with visit.blocking_on(ended):
+            with visit.blocking_on(ended), self._parts.dispatcher.awaiting(visit):
+                self._parts.has_room()
                 final = await wait_on_loop(ended)
             if not self._parts.membership.lease.is_valid:
                 await self._patience.insist_async(visit, lambda: wait_on_loop(self._parts.membership.confirm()))
@@ -167,7 +177,8 @@ class Waits:
         held(visit, await self._patience.insist_async(visit, lambda: wait_on_loop(commit(unit))))
         again = self.end_of(node)
         try:
-            with visit.blocking_on(again):
+            with visit.blocking_on(again), self._parts.dispatcher.awaiting(visit):
+                self._parts.has_room()
                 node._use(await wait_on_loop(again))
         finally:
             self.forget(node, again)
@@ -192,7 +203,7 @@ class Waits:
         :raises KilledError: it was killed.
         :raises Exception: what the process raised; the same object in the OS process where it was raised.
         """
-        record = node._row()
+        record = self._read(node._row)
         if record.state == ProcessState.EXCEPTED:
             raised = self._parts.terminations.exception(node.pid)
             raise raised if raised is not None else load_exception(record.exception or '{}')

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import itertools
 import sys
 import threading
 from collections.abc import Callable
@@ -182,32 +181,6 @@ def test_suspects_follow_one_another_and_wait_for_no_sweep(
     monkeypatch.setattr(claims, 'SWEEP', 10 * PATIENCE)
     second = make_engine(claims='all')
     assert all(node.is_finished_ok for node in second.wait(pids, PATIENCE))
-
-
-def test_a_look_that_is_asked_for_while_the_dead_are_looked_for_is_not_lost(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    claims, passes = engine.core.claims, itertools.count(1)
-    done: list[str] = []
-    over = threading.Event()
-
-    def begin_another() -> None:
-        done.append('another search')
-        over.set()
-
-    def release_the_dead() -> int:
-        if next(passes) == 1:
-            claims.watch()  # once more: what was asked for before is done by then
-        else:
-            monkeypatch.setattr(claims, '_claim_what_fits', lambda: done.append('look'))
-            monkeypatch.setattr(claims, '_hear_of_others', begin_another)
-            claims.look()
-        return 0
-
-    monkeypatch.setattr(engine.core.membership, 'release_the_dead', release_the_dead)
-    claims.watch()
-    assert over.wait(PATIENCE)
-    assert done[0] == 'look'
 
 
 MODULE = """
