@@ -262,11 +262,16 @@ class Membership:
         # for a late step: neither is a process's doing.
         went_down = engine.host == socket.gethostname() and engine.boot_id != self._boot_id
         most = None if went_down or engine.lease == 0 else self._max_crashes
-        declared = self._store.call(
+        fatal = self._store.call(
             lambda transaction: declare_dead(transaction, engine.id, seen=seen, max_crashes=most)
         ).result()
         self._faults.hit(FaultPoint.PREDECESSOR_RELEASED)
-        return declared
+        for pid in fatal or ():
+            LOGGER.warning(
+                'process %d is set aside, since engine after engine has died while it was run; `treadle why %d` says '
+                'more, and `treadle play %d` lets it go on', pid, pid, pid,
+            )  # fmt: skip
+        return fatal is not None
 
     def _sweep_files(self, live: set[str]) -> None:
         """Remove lock files that nobody holds and whose engines have ended, or never came to have a row."""

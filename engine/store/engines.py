@@ -53,7 +53,7 @@ def release_all_but(transaction: Transaction, pids: Iterable[int]) -> None:
 
 def declare_dead(
     transaction: Transaction, engine_id: int, *, seen: int | None, max_crashes: int | None
-) -> bool:
+) -> list[int] | None:
     """Declare another engine dead, and take away what it owned.
 
     The epochs are raised, so nothing that the engine may yet write counts.
@@ -61,24 +61,26 @@ def declare_dead(
     :param seen: the heartbeat that was seen last; ``None`` when its death is proven, whatever it was.
     :param max_crashes: how many such deaths in a row a process may see before it is paused; ``None`` when its
         processes have nothing to do with it.
-    :returns: whether this call did it; ``False`` when it has beaten or ended since.
+    :returns: the processes that were paused for that; ``None`` when it was not this call that declared it, or when it
+        has beaten or ended since.
     """
     transaction.cursor.execute(transaction.sql.declare_dead, {'engine_id': engine_id, 'seen': seen})
     if transaction.cursor.rowcount != 1:
-        return False
-    if max_crashes is not None:
-        _quarantine_the_fatal(transaction, engine_id, max_crashes)
+        return None
+    fatal = [] if max_crashes is None else _quarantine_the_fatal(transaction, engine_id, max_crashes)
     blame = 0 if max_crashes is None else 1
     transaction.cursor.execute(transaction.sql.take_away, {'old_owner': engine_id, 'blame': blame})
-    return True
+    return fatal
 
 
-def _quarantine_the_fatal(transaction: Transaction, engine_id: int, most: int) -> None:
+def _quarantine_the_fatal(transaction: Transaction, engine_id: int, most: int) -> list[int]:
     """Pause what has seen more deaths of its engines than it may, before it is taken from the last of them."""
-    for pid, crashes in transaction.rows(transaction.sql.fatal, {'old_owner': engine_id, 'most': most}):
+    fatal = transaction.rows(transaction.sql.fatal, {'old_owner': engine_id, 'most': most})
+    for pid, crashes in fatal:
         pause(
             transaction,
             [pid],
             f'quarantined: {crashes + 1} engines in a row have died while they ran it, before it came to a '
             f'checkpoint; look into its step, then play it',
         )
+    return [pid for pid, _ in fatal]

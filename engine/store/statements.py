@@ -257,6 +257,10 @@ class Statements(Queries):
             .where(dialect.is_member(row.pid))
         )
         self.forgive = text(sa.update(process).values(crashes=0).where(dialect.is_member(row.pid)))
+        family = _descendants(dialect)
+        self.forgive_family = text(
+            sa.update(process).values(crashes=0).where(row.pid.in_(sa.select(family.c.pid)), row.crashes > 0)
+        )
         self.withdraw = text(sa.update(process).values(owner=None).where(dialect.is_member(row.pid)))
 
     def _engines(self, dialect: Dialect) -> None:

@@ -142,6 +142,9 @@ class _Wave:
                     else f'which has another class, {holder.class_name}; use another key'
                 )
             )
+        if holder.state not in TERMINAL_STATES:
+            # Somebody wants it still: the deaths of engines that were killed by hand must not add up.
+            self._transaction.cursor.execute(self._sql.forgive_family, {'pids': self._transaction.as_set([holder.pid])})
         if holder.owner is None and self._transaction.engine_id:
             self._adopt(holder.pid)
         return holder

@@ -23,7 +23,7 @@ def declare_dead(engine: Engine, observer: Engine) -> None:
     declare = observer.core.store.call(
         lambda transaction: engines.declare_dead(transaction, engine_id, seen=None, max_crashes=5)
     )
-    assert declare.result(PATIENCE)
+    assert declare.result(PATIENCE) is not None
 
 
 @calcfunction

@@ -21,15 +21,14 @@ def other(rigs: Any, rig: Any, tmp_path: Any) -> Any:
 
 def declare(observer: Any, engine_id: int, most: int | None = 5) -> bool:
     """Have ``observer`` declare an engine dead, with its lock in hand as it were."""
-    return observer.do(
-        lambda transaction: declare_dead(transaction, engine_id, seen=None, max_crashes=most)
-    )
+    fatal = observer.do(lambda transaction: declare_dead(transaction, engine_id, seen=None, max_crashes=most))
+    return fatal is not None
 
 
 def test_a_heartbeat_that_came_meanwhile_keeps_an_engine_alive(rig: Any, other: Any) -> None:
     fence = rig.running()
     rig.do(beat)
-    assert not other.do(lambda transaction: declare_dead(transaction, rig.engine_id, seen=0, max_crashes=5))
+    assert other.do(lambda transaction: declare_dead(transaction, rig.engine_id, seen=0, max_crashes=5)) is None
     assert isinstance(rig.commit(Unit(fence=fence)), Held)
     assert rig.lives == []
 
@@ -148,6 +147,24 @@ def test_a_checkpoint_begins_the_count_anew(rig: Any, rigs: Any, other: Any) -> 
     assert claim.crashes == 1
     rig.commit(rigs.proceed(Fence(claim.pid, claim.epoch, claim.version)))
     assert rig.row(record.pid).crashes == 0
+
+
+def test_who_asks_for_it_by_its_key_vouches_for_it_and_all_that_it_has_called(rig: Any, rigs: Any, other: Any) -> None:
+    """A script that is killed by hand and started again, as often as one likes."""
+    parent = rig.record(key='k', fingerprint='f')
+    child = rig.record(parent=parent.pid)
+    for _ in range(6):
+        rig.commit(Unit(create=(rig.record(key='k', fingerprint='f') if rig.reader.query() else parent,)))
+        rig.commit(Unit(create=(child,)))
+        for pid in (parent.pid, child.pid):
+            assert rig.row(pid).crashes == 0
+        rig.admitting = True
+        rig.do(lambda transaction: transaction.claim([parent.pid, child.pid]))
+        rig.admitting = False
+        declare(other, rig.engine_id, 2)
+        rig.successor = rigs.engine_record()
+        rig.do(beat)
+    assert (rig.row(child.pid).crashes, rig.row(child.pid).paused) == (1, 0)
 
 
 def test_a_machine_that_went_down_is_no_processs_doing(rig: Any, rigs: Any, other: Any) -> None:
