@@ -118,7 +118,8 @@ def main() -> None:
     (folder / 'runs').mkdir(parents=True, exist_ok=True)
     key = f'copper-eos-{arguments.cells}'
 
-    with Engine(store=f'sqlite:///{folder}/treadle.sqlite') as engine:
+    # Nothing in here kills its engine, so it is whoever plays with this script that does, as often as they like.
+    with Engine(store=f'sqlite:///{folder}/treadle.sqlite', max_crashes=1000) as engine:
         ended = threading.Event()
         progress = threading.Thread(target=show_progress, args=(engine, key, ended))
         progress.start()
