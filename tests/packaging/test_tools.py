@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -126,3 +127,17 @@ def test_scripts_are_valid_and_name_no_registry(script):
     assert 'index-url' not in text
     if script != 'tools/venv.sh':
         assert os.access(path, os.X_OK)
+
+
+@pytest.mark.parametrize(
+    ('suite', 'options'),
+    [('core', ['--processes', '50', '--rounds', '1']), ('control', ['--intents', '3', '--waiting', '50'])],
+)
+def test_the_benchmarks_measure_and_check_what_was_written(suite: str, options: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, CHECKOUT / 'tools' / 'benchmarks' / f'{suite}.py', '--json', *options],
+        capture_output=True, text=True, timeout=50, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert len(rows) >= 6 and all(row['treadle'] > 0 for row in rows)

@@ -19,8 +19,10 @@ from report import Row, show
 from treadle.engine import Engine
 from treadle.engine.launch import compose
 from treadle.engine.store.control import write_once
+from treadle.engine.store.intents import kill
 from treadle.engine.store.location import locate
 from treadle.engine.store.records import Unit
+from treadle.engine.store.units import apply
 
 #: Seconds; what the issue of control asks for.
 GOAL = 0.1
@@ -63,7 +65,7 @@ def with_nothing_running(path: Path, intents: int) -> list[Row]:
         engine.core.begin_no_step()
         pids = [engine.submit(Sleep).pid for _ in range(intents + 5)]
     location = locate(url)
-    kills = [_timed(lambda pid=pid: write_once(location, lambda each: each.kill([pid], 'bench'))) for pid in pids[5:]]
+    kills = [_timed(lambda pid=pid: write_once(location, lambda each: kill(each, [pid], 'bench'))) for pid in pids[5:]]
     command = [str(Path(sys.executable).with_name('treadle')), 'kill', '--store', url]
     commands = [_timed(lambda pid=pid: subprocess.run([*command, str(pid)], check=True)) for pid in pids[:5]]
     return [
@@ -108,7 +110,7 @@ def beside_two_saturated_engines(path: Path, intents: int) -> list[Row]:
     location, times = locate(url), []
     with _saturating(url) as one, _saturating(url) as other:
         for pid in pids:
-            times.append(_timed(lambda pid=pid: write_once(location, lambda each: each.kill([pid], 'bench'))))
+            times.append(_timed(lambda pid=pid: write_once(location, lambda each: kill(each, [pid], 'bench'))))
             time.sleep(0.01)
         for each in (one, other):
             each.stdin.write('stop\n')
@@ -131,7 +133,7 @@ def noticing(path: Path, count: int) -> list[Row]:
         origin, codec = engine.core.engine_id, engine.core.source.codec
         for number in range(count):
             record = compose(AddTwoSteps, {'x': number, 'y': 1}, codec=codec, pid=10_000 + number, origin=origin)
-            write_once(engine.location, lambda each, record=record: each.apply([Unit(create=(record,))]))
+            write_once(engine.location, lambda each, record=record: apply(each, [Unit(create=(record,))]))
             began = time.perf_counter()
             engine.wait(record.pid)
             times.append(time.perf_counter() - began)
