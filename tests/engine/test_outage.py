@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,10 +11,13 @@ from typing import Any
 
 import pytest
 
-from treadle.engine import Engine, Process, WorkChain, execution
+from treadle.engine import Engine, Process, StepAborted, WorkChain, calcfunction, execution, patience, run
 from treadle.engine.errors import EngineStopped, StoreFull, StoreUnavailable
+from treadle.engine.processes.visit import current_visit
+from treadle.engine.store.reader import Reader
 from treadle.engine.store.records import Unit
 from treadle.engine.store.store_thread import Failure
+from treadle.engine.terminations import Terminations
 from treadle.engine.values import DiskObjects
 
 PATIENCE = 30.0
@@ -216,6 +220,57 @@ def test_a_coroutine_step_waits_for_a_child_that_could_not_be_written(
     node = engine.run_get_node(Asks)[1]
     assert node.outputs.size == len(LARGE)
     assert len(refused) == len(node.called) == 1
+
+
+@calcfunction
+def plus(n: int) -> int:
+    return n + 1
+
+
+class Calls(Process):
+    """Makes calls of each kind; its first execution is cut off after them, as by a crash."""
+
+    executed = 0
+    node_engine: Engine
+
+    def run(self) -> None:
+        type(self).executed += 1
+        engine = self.node_engine
+        assert plus(1) == 2
+        assert run(Size, value=b'xy') == {'size': 2}
+        assert engine.wait(engine.submit(Size, value=b'xyz'), PATIENCE).is_finished_ok
+        if self.executed == 1:
+            raise StepAborted('the engine goes away here')
+
+
+def test_what_a_step_reads_of_its_calls_is_waited_for(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the step reads cannot be read at the first attempt."""
+    fetch, attempts = Reader._fetch, itertools.count()
+
+    def fail_first(reader: Reader, sql: str, parameters: dict[str, Any]) -> list[Any]:
+        if current_visit() is not None and next(attempts) % 2 == 0:
+            raise StoreUnavailable('the disk is away; look at its mount')
+        return fetch(reader, sql, parameters)
+
+    monkeypatch.setattr(Reader, '_fetch', fail_first)
+    monkeypatch.setattr(patience, 'RETRY_FIRST', 0.001)
+    # As if others had written the ends: whoever waits for them reads the rows.
+    monkeypatch.setattr(Terminations, 'keep_final', lambda terminations, record: None)
+    Calls.executed = 0
+    Calls.node_engine = first = make_engine()
+    node = first.submit(Calls)
+    deadline, pause = time.monotonic() + PATIENCE, threading.Event()
+    while not Calls.executed or first.core.dispatcher.held:  # no event tells that it was cut off
+        assert time.monotonic() < deadline
+        pause.wait(0.005)
+    first.stop()
+    Calls.node_engine = second = make_engine()
+    ended = second.wait(node.pid, PATIENCE)
+    assert ended.is_finished_ok, ended.exception
+    assert (Calls.executed, len(ended.called)) == (2, 3)
+    assert next(attempts) >= 10
 
 
 def test_an_engine_whose_thread_died_says_so(tmp_path: Path) -> None:
