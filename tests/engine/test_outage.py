@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import threading
 import time
@@ -238,13 +239,28 @@ class Calls(Process):
         engine = self.node_engine
         assert plus(1) == 2
         assert run(Size, value=b'xy') == {'size': 2}
-        assert engine.wait(engine.submit(Size, value=b'xyz'), PATIENCE).is_finished_ok
+        assert engine.wait(engine.submit(Size, value=b'xyz').pid, PATIENCE).is_finished_ok
         if self.executed == 1:
             raise StepAborted('the engine goes away here')
 
 
+class CallsAsync(Calls):
+    """The same in a coroutine."""
+
+    async def run(self) -> None:
+        type(self).executed += 1
+        engine = self.node_engine
+        assert await engine.run_async(Size, value=b'x') == {'size': 1}
+        assert await engine.run_async(Size, value=b'xy') == {'size': 2}
+        submitted = await asyncio.to_thread(engine.submit, Size, value=b'xyz')
+        assert (await engine.wait_async(submitted.pid)).is_finished_ok
+        if self.executed == 1:
+            raise StepAborted('the engine goes away here')
+
+
+@pytest.mark.parametrize('process', [Calls, CallsAsync])
 def test_what_a_step_reads_of_its_calls_is_waited_for(
-    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, process: type[Calls]
 ) -> None:
     """Whatever the step reads cannot be read at the first attempt."""
     fetch, attempts = Reader._fetch, itertools.count()
@@ -258,18 +274,18 @@ def test_what_a_step_reads_of_its_calls_is_waited_for(
     monkeypatch.setattr(patience, 'RETRY_FIRST', 0.001)
     # As if others had written the ends: whoever waits for them reads the rows.
     monkeypatch.setattr(Terminations, 'keep_final', lambda terminations, record: None)
-    Calls.executed = 0
-    Calls.node_engine = first = make_engine()
-    node = first.submit(Calls)
+    process.executed = 0
+    process.node_engine = first = make_engine()
+    node = first.submit(process)
     deadline, pause = time.monotonic() + PATIENCE, threading.Event()
-    while not Calls.executed or first.core.dispatcher.held:  # no event tells that it was cut off
+    while not process.executed or first.core.dispatcher.held:  # no event tells that it was cut off
         assert time.monotonic() < deadline
         pause.wait(0.005)
     first.stop()
-    Calls.node_engine = second = make_engine()
+    process.node_engine = second = make_engine()
     ended = second.wait(node.pid, PATIENCE)
     assert ended.is_finished_ok, ended.exception
-    assert (Calls.executed, len(ended.called)) == (2, 3)
+    assert (process.executed, len(ended.called)) == (2, 3)
     assert next(attempts) >= 10
 
 
