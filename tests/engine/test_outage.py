@@ -239,7 +239,8 @@ class Calls(Process):
         engine = self.node_engine
         assert plus(1) == 2
         assert run(Size, value=b'xy') == {'size': 2}
-        assert engine.wait(engine.submit(Size, value=b'xyz').pid, PATIENCE).is_finished_ok
+        submitted = engine.submit(Size, value=b'xyz')
+        assert all(node.is_finished_ok for node in engine.wait([submitted, submitted.pid], PATIENCE))
         if self.executed == 1:
             raise StepAborted('the engine goes away here')
 
@@ -253,7 +254,7 @@ class CallsAsync(Calls):
         assert await engine.run_async(Size, value=b'x') == {'size': 1}
         assert await engine.run_async(Size, value=b'xy') == {'size': 2}
         submitted = await asyncio.to_thread(engine.submit, Size, value=b'xyz')
-        assert (await engine.wait_async(submitted.pid)).is_finished_ok
+        assert all(node.is_finished_ok for node in await engine.wait_async([submitted, submitted.pid]))
         if self.executed == 1:
             raise StepAborted('the engine goes away here')
 
