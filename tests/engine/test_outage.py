@@ -228,6 +228,16 @@ def plus(n: int) -> int:
     return n + 1
 
 
+class LookedAt(Size):
+    """Ends only after whoever waits for it has seen that it had not: who does so has to read what it ended with."""
+
+    seen: threading.Event
+
+    def run(self) -> None:
+        assert self.seen.wait(PATIENCE)
+        super().run()
+
+
 class Calls(Process):
     """Makes calls of each kind; its first execution is cut off after them, as by a crash."""
 
@@ -238,7 +248,7 @@ class Calls(Process):
         type(self).executed += 1
         engine = self.node_engine
         assert plus(1) == 2
-        assert run(Size, value=b'xy') == {'size': 2}
+        assert run(LookedAt, value=b'xy') == {'size': 2}
         submitted = engine.submit(Size, value=b'xyz')
         assert all(node.is_finished_ok for node in engine.wait([submitted, submitted.pid], PATIENCE))
         if self.executed == 1:
@@ -269,13 +279,16 @@ def test_what_a_step_reads_of_its_calls_is_waited_for(
     def fail_first(reader: Reader, sql: str, parameters: dict[str, Any]) -> list[Any]:
         if current_visit() is not None and next(attempts) % 2 == 0:
             raise StoreUnavailable('the disk is away; look at its mount')
-        return fetch(reader, sql, parameters)
+        rows = fetch(reader, sql, parameters)
+        if current_visit() is not None:
+            LookedAt.seen.set()
+        return rows
 
     monkeypatch.setattr(Reader, '_fetch', fail_first)
     monkeypatch.setattr(patience, 'RETRY_FIRST', 0.001)
     # As if others had written the ends: whoever waits for them reads the rows.
     monkeypatch.setattr(Terminations, 'keep_final', lambda terminations, record: None)
-    process.executed = 0
+    process.executed, LookedAt.seen = 0, threading.Event()
     process.node_engine = first = make_engine()
     node = first.submit(process)
     deadline, pause = time.monotonic() + PATIENCE, threading.Event()
