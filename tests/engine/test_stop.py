@@ -321,7 +321,7 @@ def test_ctrl_c_ends_the_wait_and_not_the_stopping(make_engine, gate):
     declare = observer.core.store.call(
         lambda transaction: declare_dead(transaction, engine_id, seen=None, max_crashes=5)
     )
-    assert declare.result(PATIENCE)
+    assert declare.result(PATIENCE) is not None
     gate.open.set()
     until(lambda: not [each for each in threading.enumerate() if each not in before and is_of_an_engine(each)])
     assert engine.core.membership.lives == (engine_id,)  # it has begun no other one
