@@ -65,6 +65,6 @@ class Calls:
         node, ended = await self.starts.start_async(target, given)
         try:
             await self.waits.wait_for_async(node, ended)
-            return self.waits.result(target, node)
+            return await self.waits.result_async(target, node)
         finally:
             self.waits.forget(node, ended)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -45,7 +46,10 @@ class Waits:
         """
         if isinstance(process, (int, ProcessNode)):
             process = [process]
-        return [each if isinstance(each, ProcessNode) else self._parts.source.node(each) for each in process]
+        node = self._parts.source.node
+        return [
+            each if isinstance(each, ProcessNode) else self._read(functools.partial(node, each)) for each in process
+        ]
 
     # -- ends ----------------------------------------------------------------------------------------------
 
@@ -66,6 +70,9 @@ class Waits:
         self.tell_known(node.pid, has_ended)
         return ended
 
+    async def _end_of_async(self, node: ProcessNode) -> End:
+        return await self._read_async(lambda: self.end_of(node))
+
     def tell_known(self, pid: int, has_ended: bool) -> None:
         """Tell whoever waits for a process what was known before: that it ended, or is parked."""
         if has_ended:
@@ -75,8 +82,20 @@ class Waits:
 
     def _read(self, attempt: Callable[[], T]) -> T:
         """What is read from the store, which a step waits for while the store is away."""
+        return self._patience.insist(self._own_visit(), attempt)
+
+    async def _read_async(self, attempt: Callable[[], T]) -> T:
+        """:meth:`_read` on a loop, which a step that is a coroutine must not hold meanwhile."""
+
+        async def attempt_here() -> T:
+            return attempt()
+
+        return await self._patience.insist_async(self._own_visit(), attempt_here)
+
+    def _own_visit(self) -> Visit | None:
+        """The visit of this engine's that the calling code belongs to, whatever has become of it."""
         visit = current_visit()
-        return self._patience.insist(visit if visit is not None and visit.host is self._host else None, attempt)
+        return visit if visit is not None and visit.host is self._host else None
 
     def attach(self, record: ProcessRecord) -> tuple[ProcessNode, End]:
         """The node of a process that is there already, and the future of its end."""
@@ -116,10 +135,11 @@ class Waits:
 
     async def wait_async(self, process: Any) -> list[ProcessNode]:
         """:meth:`wait`, on a loop."""
-        nodes = self.nodes_of(process)
+        given = [process] if isinstance(process, (int, ProcessNode)) else list(process)
+        nodes = await self._read_async(lambda: self.nodes_of(given))
         for node in nodes:
             self.refuse_unborn(node, 'wait_async()')
-            ended = self.end_of(node)
+            ended = await self._end_of_async(node)
             try:
                 await self.wait_for_async(node, ended)
             finally:
@@ -175,7 +195,7 @@ class Waits:
         unit = Unit(fence=visit.fence, create=(node._fixed(),))
         commit = self._parts.store.commit
         held(visit, await self._patience.insist_async(visit, lambda: wait_on_loop(commit(unit))))
-        again = self.end_of(node)
+        again = await self._end_of_async(node)
         try:
             with visit.blocking_on(again), self._parts.dispatcher.awaiting(visit):
                 self._parts.has_room()
@@ -214,6 +234,11 @@ class Waits:
     def result(self, target: Any, node: ProcessNode) -> Any:
         """What running ``target``, a process class or function, comes to: its :meth:`outcome`, or what it returned."""
         return self.returned(node) if isinstance(target, ProcessFunction) else self.outcome(node)
+
+    async def result_async(self, target: Any, node: ProcessNode) -> Any:
+        """:meth:`result`, on a loop."""
+        await self._read_async(node._row)  # which is kept, since it has ended
+        return self.result(target, node)
 
     def returned(self, node: ProcessNode) -> Any:
         """What an ended process function had returned, or what it raised."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,10 +12,13 @@ from typing import Any
 
 import pytest
 
-from treadle.engine import Engine, Process, WorkChain, execution
+from treadle.engine import Engine, Process, StepAborted, WorkChain, calcfunction, execution, patience, run
 from treadle.engine.errors import EngineStopped, StoreFull, StoreUnavailable
+from treadle.engine.processes.visit import current_visit
+from treadle.engine.store.reader import Reader
 from treadle.engine.store.records import Unit
 from treadle.engine.store.store_thread import Failure
+from treadle.engine.terminations import Terminations
 from treadle.engine.values import DiskObjects
 
 PATIENCE = 30.0
@@ -216,6 +221,86 @@ def test_a_coroutine_step_waits_for_a_child_that_could_not_be_written(
     node = engine.run_get_node(Asks)[1]
     assert node.outputs.size == len(LARGE)
     assert len(refused) == len(node.called) == 1
+
+
+@calcfunction
+def plus(n: int) -> int:
+    return n + 1
+
+
+class LookedAt(Size):
+    """Ends only after whoever waits for it has seen that it had not: who does so has to read what it ended with."""
+
+    seen: threading.Event
+
+    def run(self) -> None:
+        assert self.seen.wait(PATIENCE)
+        super().run()
+
+
+class Calls(Process):
+    """Makes calls of each kind; its first execution is cut off after them, as by a crash."""
+
+    executed = 0
+    node_engine: Engine
+
+    def run(self) -> None:
+        type(self).executed += 1
+        engine = self.node_engine
+        assert plus(1) == 2
+        assert run(LookedAt, value=b'xy') == {'size': 2}
+        submitted = engine.submit(Size, value=b'xyz')
+        assert all(node.is_finished_ok for node in engine.wait([submitted, submitted.pid], PATIENCE))
+        if self.executed == 1:
+            raise StepAborted('the engine goes away here')
+
+
+class CallsAsync(Calls):
+    """The same in a coroutine."""
+
+    async def run(self) -> None:
+        type(self).executed += 1
+        engine = self.node_engine
+        assert await engine.run_async(Size, value=b'x') == {'size': 1}
+        assert await engine.run_async(Size, value=b'xy') == {'size': 2}
+        submitted = await asyncio.to_thread(engine.submit, Size, value=b'xyz')
+        assert all(node.is_finished_ok for node in await engine.wait_async([submitted, submitted.pid]))
+        if self.executed == 1:
+            raise StepAborted('the engine goes away here')
+
+
+@pytest.mark.parametrize('process', [Calls, CallsAsync])
+def test_what_a_step_reads_of_its_calls_is_waited_for(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, process: type[Calls]
+) -> None:
+    """Whatever the step reads cannot be read at the first attempt."""
+    fetch, attempts = Reader._fetch, itertools.count()
+
+    def fail_first(reader: Reader, sql: str, parameters: dict[str, Any]) -> list[Any]:
+        if current_visit() is not None and next(attempts) % 2 == 0:
+            raise StoreUnavailable('the disk is away; look at its mount')
+        rows = fetch(reader, sql, parameters)
+        if current_visit() is not None:
+            LookedAt.seen.set()
+        return rows
+
+    monkeypatch.setattr(Reader, '_fetch', fail_first)
+    monkeypatch.setattr(patience, 'RETRY_FIRST', 0.001)
+    # As if others had written the ends: whoever waits for them reads the rows.
+    monkeypatch.setattr(Terminations, 'keep_final', lambda terminations, record: None)
+    process.executed, LookedAt.seen = 0, threading.Event()
+    process.node_engine = first = make_engine()
+    node = first.submit(process)
+    deadline, pause = time.monotonic() + PATIENCE, threading.Event()
+    while not process.executed or first.core.dispatcher.held:  # no event tells that it was cut off
+        assert time.monotonic() < deadline
+        pause.wait(0.005)
+    first.stop()
+    process.node_engine = second = make_engine()
+    ended = second.wait(node.pid, PATIENCE)
+    assert ended.is_finished_ok, ended.exception
+    assert (process.executed, len(ended.called)) == (2, 3)
+    assert next(attempts) >= 10
 
 
 def test_an_engine_whose_thread_died_says_so(tmp_path: Path) -> None:

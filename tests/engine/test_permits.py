@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 import tracemalloc
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
-from treadle.engine import Process, ProcessNode, ToContext, WorkChain, append_, calcfunction, run
+import pytest
+
+from treadle.engine import (
+    Engine,
+    Process,
+    ProcessNode,
+    ToContext,
+    WorkChain,
+    append_,
+    calcfunction,
+    claims,
+    core,
+    run,
+)
 
 PATIENCE = 30.0
 
@@ -217,3 +232,99 @@ def test_blocked_parents_do_not_pile_up_threads(make_engine):
     assert [node.outputs.n for node in ended] == list(range(200))
     assert most <= 40, f'{most} threads for 4 permits and 200 parents'
     assert engine.core.steps.blocked_count == 0
+
+
+@pytest.fixture
+def no_sweeps(monkeypatch):
+    """Nothing is found only because it is time to look."""
+    monkeypatch.setattr(claims, 'SWEEP', 100 * PATIENCE)
+
+
+@pytest.fixture
+def small(monkeypatch, no_sweeps):
+    """Engines hold four processes at once."""
+    monkeypatch.setattr(core, 'HELD_AT_LEAST', 4)
+    monkeypatch.setattr(core, 'HELD_PER_STEP', 0)
+
+
+def settled(engine):
+    """The engine, once it has made the search that it makes when it starts."""
+    until(lambda: engine.core.claims._sweep_due > 0 and not engine.core.claims._search._runs)
+    return engine
+
+
+class Awaits(Process):
+    """Awaits a child, together with as many others as an engine holds."""
+
+    together: ClassVar[asyncio.Barrier]
+    call: ClassVar[Callable[[], Awaitable[object]]]
+
+    async def run(self):
+        await type(self).together.wait()
+        await type(self).call()
+
+
+def test_as_many_coroutine_steps_as_are_held_may_await_children(make_engine, small):
+    Awaits.together = asyncio.Barrier(4)
+    engine = settled(make_engine(workers=1, steps=2))
+    Awaits.call = lambda: engine.run_async(Child, n=1)
+    nodes = [engine.submit(Awaits) for _ in range(4)]
+    assert all(node.is_finished_ok for node in engine.wait(nodes, PATIENCE))
+    until(lambda: engine.core.dispatcher.held == 0)
+    assert engine.core.dispatcher.room == 4  # none is counted as awaiting any more
+
+
+def test_as_many_coroutine_steps_as_are_held_may_wait_for_what_was_turned_away(make_engine, small):
+    Awaits.together = asyncio.Barrier(4)
+    engine = settled(make_engine(workers=1, steps=2))
+
+    async def submit_and_wait():
+        submitted = await asyncio.to_thread(engine.submit, Child, n=1)
+        await Awaits.together.wait()
+        await engine.wait_async(submitted)
+
+    Awaits.call = submit_and_wait
+    nodes = [engine.submit(Awaits) for _ in range(4)]
+    assert all(node.is_finished_ok for node in engine.wait(nodes, PATIENCE))
+
+
+class WaitsFor(Process):
+    """Blocks until a process has ended."""
+
+    @classmethod
+    def define(cls, spec):
+        super().define(spec)
+        spec.input('awaited', valid_type=ProcessNode)
+
+    def run(self):
+        type(self).engine.wait(self.inputs.awaited)
+
+    engine: ClassVar[Engine]
+
+
+class Spawns(Process):
+    """Starts many children in one go."""
+
+    def run(self):
+        for n in range(20):
+            self.submit(Child, n=n)
+
+
+def paused(engine, process, **inputs):
+    """A process that has not begun, and is paused."""
+    engine.core.dispatcher._open = False
+    node = engine.submit(process, **inputs)
+    assert engine.pause(node)
+    engine.core.dispatcher._open = True
+    return node
+
+
+def test_beside_as_many_blocked_steps_as_are_held_all_others_get_their_turn(make_engine, small):
+    engine = WaitsFor.engine = settled(make_engine(workers=1, steps=2))
+    awaited = paused(engine, Child, n=1)
+    blocked = [engine.submit(WaitsFor, awaited=awaited) for _ in range(4)]
+    until(lambda: engine.core.steps.blocked_count == 4)
+    spawned = engine.wait(engine.submit(Spawns), PATIENCE)
+    assert all(child.is_finished_ok for child in engine.wait(spawned.called, PATIENCE))
+    assert engine.play(awaited)
+    assert all(node.is_finished_ok for node in engine.wait(blocked, PATIENCE))

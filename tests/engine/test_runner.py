@@ -30,9 +30,11 @@ from treadle.engine import (
     WorkChain,
     append_,
     calcfunction,
+    homes,
     on_kill,
 )
 from treadle.engine.custody import Custody, Holder
+from treadle.engine.store.transaction import Transaction
 from treadle.engine.testing import BlockAt, FaultPoint, RaiseAt
 from treadle.threads import LoopClosed, StopTimeout, WrongThread
 
@@ -432,6 +434,18 @@ class TestAwaiting:
                 return process.result()
 
         assert on_loop(host()) == {'thread': WORKER}  # it stays where it is
+
+    def test_a_key_that_is_looked_up_while_the_engine_crashes(self, engine, loop):
+        engine.run(Double, n=1, metadata={'key': 'one'})
+        process = Runner(engine, loop).instantiate_process(Double, n=1, metadata={'key': 'one'})
+        stands, opens = threading.Event(), threading.Event()
+        engine.core.store.post(lambda transaction: (stands.set(), opens.wait(PATIENCE)), lambda answer: None)
+        assert stands.wait(PATIENCE)
+        process.start()
+        engine.core._give_up(MemoryError('no more of it'))
+        opens.set()
+        with pytest.raises(EngineStopped):
+            process._stored.result(PATIENCE)
 
     def test_what_cannot_be_stored(self, make_engine, on_loop, caplog):
         disk = FullDisk()
@@ -834,6 +848,31 @@ class TestALoopThatEnds:
 
 
 class TestClosing:
+    def test_what_cannot_be_given_back_before_the_loop_ends_is_given_back_later(
+        self, engine, on_loop, monkeypatch, caplog
+    ):
+        monkeypatch.setattr(homes, 'RETRY', 0.01)
+        release = Transaction.release
+
+        def fail(transaction, fence, **kwargs):
+            raise StoreFull('no room')
+
+        async def host():
+            runner = Runner(engine)
+            node = runner.schedule(Blocks)
+            await asyncio.to_thread(reached.wait, PATIENCE)
+            monkeypatch.setattr(Transaction, 'release', fail)
+            runner.close()
+            go_on.set()
+            await until_on_loop(lambda: not runner._tasks)
+            return node
+
+        node = on_loop(host())
+        assert 'cannot be given back now' in caplog.text
+        monkeypatch.setattr(Transaction, 'release', release)
+        assert engine.wait(node, PATIENCE).outputs.thread == WORKER
+        until(lambda: is_empty(engine))
+
     def test_on_the_running_loop_what_executes_comes_to_its_checkpoint(self, engine, on_loop):
         async def host():
             with Runner(engine) as runner:

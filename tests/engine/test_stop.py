@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
@@ -23,6 +24,7 @@ from treadle.engine import (
     run,
     workfunction,
 )
+from treadle.engine.store.engines import declare_dead
 from treadle.threads import StopTimeout, WrongThread
 
 PATIENCE = 30.0
@@ -178,6 +180,15 @@ def entered_elsewhere(engine):
     return engine.submit(Quick)
 
 
+def until(condition):
+    """Wait for what no event tells of."""
+    deadline = time.monotonic() + PATIENCE
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, 'it never came true'
+        pause.wait(0.005)
+
+
 def until_threads_end():
     """Wait for the step threads of engines that have given up waiting."""
     for thread in threading.enumerate():
@@ -248,6 +259,79 @@ def test_on_kill_callbacks_are_called_when_the_engine_stops_without_waiting(make
     engine.stop(1.0)
     assert node.state == 'running'  # not excepted: stopping is no failure
     assert make_engine().wait(node.pid, PATIENCE).is_finished_ok
+
+
+def test_an_on_kill_callback_that_does_not_return_is_not_waited_for(make_engine):
+    begun, stands, release = threading.Event(), threading.Event(), threading.Event()
+
+    def stand():
+        stands.set()
+        release.wait(PATIENCE)
+
+    class Stands(Process):
+        def run(self):
+            with on_kill(stand):
+                begun.set()
+                release.wait(PATIENCE)
+
+    engine = make_engine()
+    engine.submit(Stands)
+    assert begun.wait(PATIENCE)
+    stopped = stop_in_background(engine, 0.3)
+    try:
+        assert stands.wait(PATIENCE)
+        with pytest.raises(StopTimeout):
+            stopped.result(PATIENCE / 2)
+    finally:
+        release.set()
+    until_threads_end()
+
+
+def test_a_step_that_comes_to_its_end_after_its_engine_has_stopped_is_no_crash(make_engine, gate):
+    engine, observer = make_engine(), make_engine()
+    observer.core.claims._script = None  # as if of another script: it finds the death, and takes nothing
+    node = entered(engine)
+    with pytest.raises(StopTimeout):
+        engine.stop(0.3)
+    gate.open.set()
+    until(lambda: not engine.core.membership._lock.held)
+    observer.core.claims.watch()
+    until(lambda: observer.core.source.reader.engine(engine.core.engine_id).ended == 'dead')
+    row = observer.load(node.pid)._row()
+    assert (row.state, row.owner, row.crashes) == ('running', None, 0)
+    assert make_engine().wait(node.pid, PATIENCE).outputs.n == 7
+
+
+def test_ctrl_c_ends_the_wait_and_not_the_stopping(make_engine, gate):
+    observer = make_engine()
+    before = set(threading.enumerate())
+    engine = make_engine()
+    node = entered(engine)
+
+    def interrupt():
+        until(lambda: engine.core.dispatcher.is_closed)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    interrupts = threading.Thread(target=interrupt)
+    interrupts.start()
+    with pytest.raises(KeyboardInterrupt):
+        engine.stop(PATIENCE)
+    interrupts.join(PATIENCE)
+    engine_id = engine.core.engine_id
+    declare = observer.core.store.call(
+        lambda transaction: declare_dead(transaction, engine_id, seen=None, max_crashes=5)
+    )
+    assert declare.result(PATIENCE) is not None
+    gate.open.set()
+    until(lambda: not [each for each in threading.enumerate() if each not in before and is_of_an_engine(each)])
+    assert engine.core.membership.lives == (engine_id,)  # it has begun no other one
+    observer.core.claims.look()
+    assert observer.wait(node.pid, PATIENCE).outputs.n == 7
+
+
+def is_of_an_engine(thread):
+    """Whether it is a thread of an engine's that ends only when the engine stops."""
+    return 'store' in thread.name or 'worker' in thread.name or 'watchdog' in thread.name
 
 
 def test_a_called_function_is_waited_for(make_engine, gate):

@@ -157,6 +157,25 @@ def test_a_function_that_plain_code_has_called_says_where_it_goes_on(pair: tuple
     assert isinstance(seen[0], EngineStopped) and f'wait for process {node.pid}' in str(seen[0])
 
 
+@calcfunction
+def plus(x: int) -> int:
+    return x + 1
+
+
+def test_a_call_that_finds_the_engine_declared_dead_says_where_it_goes_on(pair: tuple[Engine, Engine]) -> None:
+    stalled, observer = pair
+    call = stalled.core.host.call_function
+    assert call(plus, (0,), {})[0] == 1  # its code is kept by now: the next call is the next that is written
+    stalled.core.membership._beat_due = float('inf')
+    declare_dead(stalled, observer)
+    with pytest.raises(EngineStopped, match='goes on wherever its row is claimed') as caught:
+        call(plus, (1,), {})
+    node = observer.query(process_label='plus')[0]
+    assert f'wait for process {node.pid}' in str(caught.value)
+    assert observer.wait(node, PATIENCE).outputs.result == 2
+    assert call(plus, (2,), {})[0] == 3  # in its new life
+
+
 class Two(WorkChain):
     """Two steps, the first one held."""
 

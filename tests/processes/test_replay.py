@@ -430,3 +430,66 @@ class TestMismatch:
         first.stop()
         assert dict(make_engine().wait(node.pid, timeout=20).outputs) == {'y': 5}
         assert ran == ['child first', 'child second']
+
+
+class Kept(Process):
+    """Ends when it may; until then somebody waits for it."""
+
+    begun: ClassVar[threading.Event]
+    go_on: ClassVar[threading.Event]
+
+    def run(self):
+        Kept.begun.set()
+        assert Kept.go_on.wait(20)
+
+
+class TestParkedChildren:
+    """What waits for one has no verdict on it, and gets none."""
+
+    def test_a_function_that_waits_for_one_is_given_back(self, make_engine: MakeEngine):
+        engine = first = make_engine()
+
+        @workfunction
+        def waits():
+            ran.append('waits')
+            engine.wait(engine.submit(Kept))
+
+        class Calls(Process):
+            def run(self):
+                waits()
+
+        Kept.begun, Kept.go_on = threading.Event(), threading.Event()
+        node = first.submit(Calls)
+        assert Kept.begun.wait(20)
+        (kept,) = first.query(process_label='Kept')
+        first.core.park(kept.pid, 'its code has changed')
+        with pytest.raises(ProcessParked, match='its code has changed'):
+            first.wait(node, timeout=20)
+        (function,) = first.query(process_label='waits')
+        first.core.store.call(lambda transaction: None).result(20)  # what was posted before is written
+        row = function._row()
+        assert (row.state, row.owner, row.exception) == ('running', None, None)
+        Kept.go_on.set()
+        first.stop()
+        engine = make_engine()
+        assert engine.wait(node.pid, timeout=20).is_finished_ok
+        assert engine.load(function.pid).is_finished_ok
+        assert ran == ['waits', 'waits']
+        assert len(engine.query(process_label='Kept')) == 1
+
+    def test_plain_code_that_calls_such_a_function_is_told(self, make_engine: MakeEngine):
+        engine = make_engine()
+
+        @workfunction
+        def waits():
+            node = engine.submit(Kept)
+            assert Kept.begun.wait(20)
+            engine.core.park(node.pid, 'its code has changed')
+            engine.wait(node)
+
+        Kept.begun, Kept.go_on = threading.Event(), threading.Event()
+        with pytest.raises(ProcessParked, match='its code has changed'):
+            engine.core.host.call_function(waits, (), {})
+        (function,) = engine.query(process_label='waits')
+        assert not function.is_terminated
+        Kept.go_on.set()

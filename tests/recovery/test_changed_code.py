@@ -269,3 +269,12 @@ def test_what_does_not_decode_parks_and_is_kept(place: Workplace, column: str, s
     assert 'Chain' in place.treadle('ps')
     place.change_row(f"{column} = '{good}'")
     assert place.drive() == "{'total': 2}\n"
+
+
+def test_a_class_whose_definition_exits(place: Workplace) -> None:
+    place.edit(("spec.input('n', valid_type=int)", "raise SystemExit('not meant to be run any more')"))
+    said = place.drive()  # and the engine stops
+    assert said.startswith('ERROR process 1 is parked: loading it raised SystemExit: not meant to be run any more')
+    assert place.row('state, owner, visit') == ('running', None, 1)
+    place.edit(("raise SystemExit('not meant to be run any more')", "spec.input('n', valid_type=int)"))
+    assert place.drive() == "{'total': 2}\n"
