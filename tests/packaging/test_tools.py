@@ -140,4 +140,4 @@ def test_the_benchmarks_measure_and_check_what_was_written(suite: str, options: 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
-    assert len(rows) >= 6 and all(row['treadle'] > 0 for row in rows)
+    assert len(rows) >= 6 and all(row['treadle'] >= 0 for row in rows)
