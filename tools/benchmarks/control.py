@@ -67,7 +67,7 @@ def with_nothing_running(path: Path, intents: int) -> list[Row]:
     location = locate(url)
     kills = [_timed(lambda pid=pid: write_once(location, lambda each: kill(each, [pid], 'bench'))) for pid in pids[5:]]
     command = [str(Path(sys.executable).with_name('treadle')), 'kill', '--store', url]
-    commands = [_timed(lambda pid=pid: subprocess.run([*command, str(pid)], check=True, stdout=subprocess.DEVNULL)) for pid in pids[:5]]
+    commands = [_timed(lambda pid=pid: subprocess.check_output([*command, str(pid)])) for pid in pids[:5]]
     return [
         _row('kill with nothing running, p99', _percentile(kills)),
         _row('`treadle kill` with nothing running, median', statistics.median(commands), 1.0),
