@@ -39,7 +39,7 @@ class Company:
         """Wait for the end of a run; its results, or ``None`` when a signal ended it."""
         os_pid, results = run
         status = self.server.wait(os_pid)
-        assert status in (0, -signal.SIGKILL), self.server.stderr
+        assert status in (0, -signal.SIGKILL, -signal.SIGALRM), self.server.stderr
         return json.loads(results.read_text()) if status == 0 else None
 
     def stop(self, run: tuple[int, Path]) -> None:
@@ -194,7 +194,9 @@ def _restart_often(company: Company, books: Any, restarts: int, seed: int) -> No
     dead = 0
     while dead < restarts:
         count = rng.randrange(5, 40)
-        status = company.end(company.start('share', count=count, fault='step.posted', hit=count))
+        # At a point of its work, or at any moment at all.
+        end = rng.choice([{'fault': 'step.posted', 'hit': count}, {'die_after': rng.uniform(0.05, 0.4)}])
+        status = company.end(company.start('share', count=count, **end))
         dead += status is None
         watch.after_run()
     finished = company.end(company.start('share'))['finished']
