@@ -41,6 +41,7 @@ class Homes:
     def __init__(self) -> None:
         self._home_of: dict[int, Home] = {}
         self._homes: set[Home] = set()
+        self._unseen: set[Home] = set()
         self._late: deque[tuple[float, Callable[[], object]]] = deque()
 
     def __len__(self) -> int:
@@ -73,6 +74,7 @@ class Homes:
     def forget(self, home: Home) -> None:
         """Nothing is there any more, and nothing comes."""
         self._homes.discard(home)
+        self._unseen.discard(home)
 
     def send(self, claims: Iterable[ProcessRecord]) -> list[ProcessRecord]:
         """Hand claims to their homes, in one call to each; returns those that have none."""
@@ -94,8 +96,10 @@ class Homes:
         for home in list(self._homes) if self._homes else ():
             try:
                 home.check()
-            except Exception:  # out of a foreign loop
-                LOGGER.exception('the loop of %r cannot be looked at', home)
+            except Exception:  # out of a foreign loop; said once, since this comes round thirty times a second
+                if home not in self._unseen:
+                    self._unseen.add(home)
+                    LOGGER.exception('the loop of %r cannot be looked at', home)
         while self._late and self._late[0][0] <= time.monotonic():
             self._late.popleft()[1]()
 

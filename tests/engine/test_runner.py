@@ -34,6 +34,7 @@ from treadle.engine import (
     on_kill,
 )
 from treadle.engine.custody import Custody, Holder
+from treadle.engine.homes import Homes
 from treadle.engine.store.transaction import Transaction
 from treadle.engine.testing import BlockAt, FaultPoint, RaiseAt
 from treadle.threads import LoopClosed, StopTimeout, WrongThread
@@ -1172,3 +1173,23 @@ def test_loops_that_come_and_go_at_random(make_engine, caplog):
     until(lambda: not engine.core.homes._homes)
     gc.collect()
     caplog.clear()
+
+
+def test_a_loop_that_cannot_be_looked_at_is_told_of_once_and_keeps_no_other_from_being_seen(caplog):
+    class Broken:
+        def check(self):
+            raise RuntimeError('the window is gone')
+
+    class Sound:
+        seen = 0
+
+        def check(self):
+            Sound.seen += 1
+
+    homes = Homes()
+    homes.settle(1, Broken())
+    homes.settle(2, Sound())
+    for _ in range(3):
+        homes.check()
+    assert Sound.seen == 3
+    assert caplog.text.count('cannot be looked at') == 1
