@@ -64,7 +64,22 @@ def postgres_store(postgres_kept: PostgresStore) -> str:
 @pytest.fixture(params=['sqlite', 'postgresql'])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a new store; the test runs once on each kind of database."""
-    if request.param == 'postgresql':
+    return _url(request, request.param, tmp_path)
+
+
+@pytest.fixture
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a new store: a file, or what the mark `on_both` or TREADLE_TEST_STORE says."""
+    kind = getattr(request, 'param', os.environ.get('TREADLE_TEST_STORE', 'sqlite'))
+    return _url(request, kind, tmp_path)
+
+
+#: The mark of tests that use `store`, and run once on each kind of database.
+on_both = pytest.mark.parametrize('store', ['sqlite', 'postgresql'], indirect=True)
+
+
+def _url(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> str:
+    if kind == 'postgresql':
         url: str = request.getfixturevalue('postgres_store')
         return url
     return f'sqlite:///{tmp_path}/store.db'
