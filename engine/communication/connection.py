@@ -1,16 +1,17 @@
-"""Getting onto the broker: a connection of ``kiwipy``'s, or an error that says what is wrong and where to set it right."""
+"""Getting onto the broker: a connection of ``kiwipy``'s, or an error that says what is wrong."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import ssl
-from typing import Any
+from typing import Any, cast
 
 import aio_pika
 import aiormq
 import kiwipy.rmq
 from aiormq import exceptions as amqp
+from aiormq.channel import Channel
 
 from ..errors import BrokerError, BrokerRefused, BrokerUnavailable
 from .address import BrokerAddress
@@ -31,12 +32,13 @@ class Connection:
         #: Resolves when it is no more; has an error if that was nobody's wish.
         self.closing: asyncio.Future[Any] = amqp_connection.closing
 
-    async def channel(self, *, confirms: bool) -> aiormq.abc.AbstractChannel:
+    async def channel(self, *, confirms: bool) -> Channel:
         """A new channel.
 
         :param confirms: whether the broker confirms each message, and what cannot be routed is an error.
         """
-        return await self._amqp.channel(publisher_confirms=confirms, on_return_raises=confirms)
+        channel = await self._amqp.channel(publisher_confirms=confirms, on_return_raises=confirms)
+        return cast(Channel, channel)
 
     async def close(self) -> None:
         """Take leave, or let go if the broker does not answer."""

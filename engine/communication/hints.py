@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from aiormq.abc import AbstractChannel, DeliveredMessage
+from aiormq.abc import DeliveredMessage
+from aiormq.channel import Channel
 
 from ...threads import Bridge, Forked, LoopClosed
 from ..errors import UnroutableError
@@ -93,7 +94,7 @@ class Hints:
         except (SessionLost, UnroutableError) as error:
             LOGGER.debug('a hint was lost with the connection: %s', error)
 
-    async def on_hint(self, channel: AbstractChannel, message: DeliveredMessage) -> None:
+    async def on_hint(self, channel: Channel, message: DeliveredMessage) -> None:
         """Another engine, or this one, has hinted."""
         if message.header.properties.correlation_id == self._identity or self._on_hint is None:
             return

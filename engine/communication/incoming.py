@@ -12,9 +12,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Hashable
 from concurrent.futures import CancelledError, Future
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
-from aiormq.abc import AbstractChannel, DeliveredMessage
+from aiormq import spec
+from aiormq.abc import DeliveredMessage
+from aiormq.channel import Channel
 from kiwipy.rmq import defaults
 
 from ..errors import CommunicatorClosed, EngineStopped, InvalidMessage, TaskRejected, TreadleError
@@ -75,7 +77,7 @@ class Incoming:
 
     # -- broadcasts ----------------------------------------------------------------------------------------
 
-    async def on_broadcast(self, channel: AbstractChannel, message: DeliveredMessage) -> None:
+    async def on_broadcast(self, channel: Channel, message: DeliveredMessage) -> None:
         """Hand a broadcast to whoever hears it."""
         if message.header.properties.message_type == STATE_CHANGED and not self._local.is_heard:
             return  # the most frequent ones by far; they ask nothing of any process
@@ -93,20 +95,21 @@ class Incoming:
 
     # -- RPCs ----------------------------------------------------------------------------------------------
 
-    async def on_pid_rpc(self, channel: AbstractChannel, message: DeliveredMessage) -> None:
+    async def on_pid_rpc(self, channel: Channel, message: DeliveredMessage) -> None:
         """Answer an RPC to a pid; one to a name has come here too, and is for others."""
-        recipient = (message.delivery.routing_key or '').removeprefix(f'{defaults.RPC_TOPIC}.')
+        routing_key = cast(spec.Basic.Deliver, message.delivery).routing_key or ''
+        recipient = routing_key.removeprefix(f'{defaults.RPC_TOPIC}.')
         named = {str(each) for each in self._local.recipients()}
         if as_pid(recipient) is None or recipient in named:
             await channel.basic_ack(_tag(message))
         else:
             await self._on_rpc(recipient, channel, message)
 
-    async def on_named_rpc(self, name: Hashable, channel: AbstractChannel, message: DeliveredMessage) -> None:
+    async def on_named_rpc(self, name: Hashable, channel: Channel, message: DeliveredMessage) -> None:
         """Answer an RPC to a named subscriber."""
         await self._on_rpc(name, channel, message)
 
-    async def _on_rpc(self, recipient: Hashable, channel: AbstractChannel, message: DeliveredMessage) -> None:
+    async def _on_rpc(self, recipient: Hashable, channel: Channel, message: DeliveredMessage) -> None:
         try:
             said = await _read(message)
             answer = self._local.rpc_send(recipient, said)
@@ -118,7 +121,7 @@ class Incoming:
             return
         answer.add_done_callback(lambda done: self._link.soon(self._rpc_done, channel, message, done))
 
-    def _rpc_done(self, channel: AbstractChannel, message: DeliveredMessage, done: Future[Any]) -> None:
+    def _rpc_done(self, channel: Channel, message: DeliveredMessage, done: Future[Any]) -> None:
         # Only now: if this OS process had died, another engine would have got it.
         _in_background(channel.basic_ack(_tag(message)))
         self._answer(message, done)
@@ -149,7 +152,7 @@ class Incoming:
 
     # -- tasks ---------------------------------------------------------------------------------------------
 
-    async def on_task(self, channel: AbstractChannel, message: DeliveredMessage) -> None:
+    async def on_task(self, channel: Channel, message: DeliveredMessage) -> None:
         """Have a task done by a subscriber."""
         properties = message.header.properties
         try:
@@ -178,7 +181,7 @@ class Incoming:
             answer.cancel()
 
     def _task_done(
-        self, channel: AbstractChannel, message: DeliveredMessage, no_reply: bool, done: Future[Any]
+        self, channel: Channel, message: DeliveredMessage, no_reply: bool, done: Future[Any]
     ) -> None:
         self._undone.discard(done)
         error = CancelledError() if done.cancelled() else done.exception()
@@ -196,7 +199,7 @@ class Incoming:
                 self._answer(message, done)
 
     async def _offer_to_others(
-        self, channel: AbstractChannel, message: DeliveredMessage, no_reply: bool, error: TaskRejected
+        self, channel: Channel, message: DeliveredMessage, no_reply: bool, error: TaskRejected
     ) -> None:
         """All subscribers here have rejected a task: let others see it, unless they have rejected it as well."""
         properties = message.header.properties
@@ -263,8 +266,7 @@ def _task_in(said: Any) -> tuple[Any, bool]:
 
 
 def _tag(message: DeliveredMessage) -> int:
-    tag = message.delivery.delivery_tag
-    return 0 if tag is None else tag
+    return cast(spec.Basic.Deliver, message.delivery).delivery_tag or 0
 
 
 def _texts(header: Any) -> list[str]:

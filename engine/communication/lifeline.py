@@ -19,7 +19,7 @@ __all__ = ['Lifeline']
 
 LOGGER = logging.getLogger(__name__)
 
-#: Seconds before the first attempt to connect again, and between two at most; each is shortened at random by up to half.
+#: Seconds before connecting is tried again, at first and at most; each pause is shortened at random by up to half.
 PAUSE_FIRST: Final = 0.1
 PAUSE_MOST: Final = 10.0
 

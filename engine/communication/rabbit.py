@@ -25,7 +25,16 @@ from typing import Any, Final
 from kiwipy.rmq import defaults
 from kiwipy.rmq.messages import BroadcastMessage
 
-from ...threads import Forked, ForkGuard, LoopClosed, LoopThread, StartFailed, StopTimeout, refuse_on_loop_thread, wait
+from ...threads import (
+    Forked,
+    ForkGuard,
+    LoopClosed,
+    LoopThread,
+    StartFailed,
+    StopTimeout,
+    refuse_on_loop_thread,
+    wait,
+)
 from ..errors import BrokerUnavailable, CommunicatorClosed, MessageNotSent, UnroutableError
 from .address import BrokerAddress
 from .communicator import BroadcastSubscriber, ProcessSubscriber, RpcSubscriber, TaskSubscriber
@@ -184,11 +193,11 @@ class RabbitCommunicator:
         except (LoopClosed, TimeoutError) as error:
             LOGGER.debug('%r: closing goes on without what is on its way: %s', self.name, error)
 
-    async def _drain_incoming(self, timeout: float) -> None:
+    async def _drain_incoming(self, seconds: float) -> None:
         """Have everything sent that was taken, and take what has come by then; nothing more is consumed after that."""
         self._outbox.close()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(seconds):
                 await self._all_sent()
                 session = self._lifeline.current
                 if session is not None:
@@ -200,9 +209,9 @@ class RabbitCommunicator:
                     await session.sync(Wanted(False, False, False, frozenset()))
         self._incoming.hand_back_tasks()
 
-    async def _drain_answers(self, timeout: float) -> None:
+    async def _drain_answers(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(seconds):
                 await self._all_sent()
                 session = self._lifeline.current
                 if session is not None:

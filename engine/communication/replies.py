@@ -7,7 +7,8 @@ import threading
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
-from aiormq.abc import AbstractChannel, DeliveredMessage
+from aiormq.abc import DeliveredMessage
+from aiormq.channel import Channel
 
 from ...threads import LoopClosed, StartFailed, StepThreads, Strand
 from . import answers
@@ -54,7 +55,7 @@ class Replies:
         with self._lock:
             self._awaited.pop(correlation_id, None)
 
-    async def on_answer(self, channel: AbstractChannel, message: DeliveredMessage) -> None:
+    async def on_answer(self, channel: Channel, message: DeliveredMessage) -> None:
         """An answer has come."""
         correlation_id = message.header.properties.correlation_id or ''
         kind, said = answers.read(message.body)

@@ -16,7 +16,8 @@ from typing import Any, Final, Protocol, TypeAlias
 import msgspec
 from aiormq import exceptions as amqp
 from aiormq import spec
-from aiormq.abc import AbstractChannel, DeliveredMessage
+from aiormq.abc import DeliveredMessage
+from aiormq.channel import Channel
 from kiwipy.rmq import defaults
 
 from ..errors import BrokerRefused, UnroutableError
@@ -42,7 +43,7 @@ LOOK: Final = 1.0
 #: Marks what a session sends to its own queues, to know that it has got all that was there before.
 _FENCE: Final = 'treadle.fence'
 
-Receiver: TypeAlias = Callable[[AbstractChannel, DeliveredMessage], Awaitable[None]]
+Receiver: TypeAlias = Callable[[Channel, DeliveredMessage], Awaitable[None]]
 
 
 class SessionLost(Exception):
@@ -81,22 +82,22 @@ class Wanted(msgspec.Struct, frozen=True):
 class Receivers(Protocol):
     """Who is given what comes in; each method is called on the loop, and must not raise."""
 
-    async def on_answer(self, channel: AbstractChannel, message: DeliveredMessage) -> None:
+    async def on_answer(self, channel: Channel, message: DeliveredMessage) -> None:
         """An answer to something that was sent from here."""
 
-    async def on_broadcast(self, channel: AbstractChannel, message: DeliveredMessage) -> None:
+    async def on_broadcast(self, channel: Channel, message: DeliveredMessage) -> None:
         """A broadcast."""
 
-    async def on_pid_rpc(self, channel: AbstractChannel, message: DeliveredMessage) -> None:
+    async def on_pid_rpc(self, channel: Channel, message: DeliveredMessage) -> None:
         """An RPC to a pid, perhaps."""
 
-    async def on_named_rpc(self, name: Hashable, channel: AbstractChannel, message: DeliveredMessage) -> None:
+    async def on_named_rpc(self, name: Hashable, channel: Channel, message: DeliveredMessage) -> None:
         """An RPC to a named subscriber."""
 
-    async def on_task(self, channel: AbstractChannel, message: DeliveredMessage) -> None:
+    async def on_task(self, channel: Channel, message: DeliveredMessage) -> None:
         """A task."""
 
-    async def on_hint(self, channel: AbstractChannel, message: DeliveredMessage) -> None:
+    async def on_hint(self, channel: Channel, message: DeliveredMessage) -> None:
         """Another engine has committed something."""
 
 
@@ -111,7 +112,7 @@ class Session:
         self._connection = connection
         self._receivers = receivers
         self._answers = answers
-        self._consumers: dict[Hashable, tuple[AbstractChannel, str, str]] = {}
+        self._consumers: dict[Hashable, tuple[Channel, str, str]] = {}
         self._syncing = asyncio.Lock()
         self._fences: dict[str, asyncio.Future[None]] = {}
         self._watch: asyncio.Task[None] | None = None
@@ -189,7 +190,7 @@ class Session:
             ) from None
         await channel.close()
 
-    async def _channel(self, *, confirms: bool) -> AbstractChannel:
+    async def _channel(self, *, confirms: bool) -> Channel:
         channel = await self._connection.channel(confirms=confirms)
         channel.closing.add_done_callback(self._channel_over)
         return channel
@@ -262,7 +263,7 @@ class Session:
         name = key[1]
         queue = await self._private_queue('rpc', {'x-message-ttl': defaults.MESSAGE_TTL})
 
-        async def on_rpc(channel: AbstractChannel, message: DeliveredMessage) -> None:
+        async def on_rpc(channel: Channel, message: DeliveredMessage) -> None:
             await self._receivers.on_named_rpc(name, channel, message)
 
         await self._consume(key, self._messages, queue, on_rpc)
@@ -275,7 +276,7 @@ class Session:
         return name
 
     async def _consume(
-        self, key: Hashable, channel: AbstractChannel, queue: str, receiver: Receiver, *, no_ack: bool = False
+        self, key: Hashable, channel: Channel, queue: str, receiver: Receiver, *, no_ack: bool = False
     ) -> None:
         async def receive(message: DeliveredMessage) -> None:
             if message.header.properties.message_type == _FENCE:
@@ -324,7 +325,7 @@ class Session:
 
         :raises SessionLost: it does not come any more.
         """
-        fences = []
+        fences: list[asyncio.Future[None]] = []
         for key, (_, _, queue) in list(self._consumers.items()):
             if key in ('answers', 'broadcasts') or isinstance(key, tuple):
                 mark = uuid.uuid4().hex
@@ -332,7 +333,8 @@ class Session:
                 self._fences[mark] = fences[-1]
                 await self.publish(Outgoing(exchange='', routing_key=queue, body=b'', correlation_id=mark, kind=_FENCE))
         if fences:
-            await asyncio.wait([asyncio.gather(*fences), self.lost], return_when=asyncio.FIRST_COMPLETED)
+            all_came: asyncio.Future[Any] = asyncio.gather(*fences)
+            await asyncio.wait([all_came, self.lost], return_when=asyncio.FIRST_COMPLETED)
 
     def _fence_came(self, message: DeliveredMessage) -> None:
         fence = self._fences.pop(message.header.properties.correlation_id or '', None)

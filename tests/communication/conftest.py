@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,7 +36,7 @@ def _rabbit(request: pytest.FixtureRequest) -> Communicator:
     from treadle.engine.communication.address import address_of
     from treadle.engine.communication.rabbit import RabbitCommunicator
 
-    address = address_of(request.getfixturevalue('broker_url'))
+    address = address_of(request.getfixturevalue('broker'))
     assert address is not None
     made = RabbitCommunicator(address)
     made.start()
@@ -49,11 +48,6 @@ COMMUNICATORS: dict[str, Callable[[pytest.FixtureRequest], Communicator]] = {
     'local': lambda request: LocalCommunicator(),
     'rabbit': _rabbit,
 }
-
-
-@pytest.fixture
-def broker_url() -> str:
-    return os.environ['BROKER']
 
 
 @pytest.fixture(params=COMMUNICATORS)
