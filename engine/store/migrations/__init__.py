@@ -26,7 +26,7 @@ from ..sqlite import (
 __all__ = ['APPLICATION_ID', 'HEAD', 'check_schema', 'ensure_schema', 'read_revision', 'too_new']
 
 #: The newest revision. A test keeps it equal to Alembic's head.
-HEAD: Final = '0003'
+HEAD: Final = '0004'
 #: What SQLite keeps in the file's header as ``application_id`` ('trdl'): tells our files from others'.
 APPLICATION_ID: Final = 0x7472646C
 
