@@ -103,14 +103,14 @@ class ArchiveWriter:
 
     :param path: where; its folder has to exist, and the file must not.
     :param revision: the schema's.
-    :param retired: whether the store was closed for good before its contents were read.
+    :ivar retired: to be set by whoever reads a store that was closed for good before.
     :raises BadArchive: the file is there, or cannot be made.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, revision: str, retired: bool) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, revision: str) -> None:
         self._path = Path(path).absolute()
         self._revision = revision
-        self._retired = retired
+        self.retired = False
         self._tables: dict[str, TableEntry] = {}
         self._objects = _Names()
 
@@ -144,7 +144,7 @@ class ArchiveWriter:
             format=FORMAT,
             version=VERSION,
             revision=self._revision,
-            retired=self._retired,
+            retired=self.retired,
             tables=self._tables,
             objects=self._objects.entry(),
         )
