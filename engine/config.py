@@ -20,6 +20,7 @@ __all__ = [
     'NOWHERE',
     'ROOT',
     'STDERR',
+    'STORE_VARIABLE',
     'Diagnostics',
     'LogChoice',
     'LogSettings',
@@ -29,6 +30,9 @@ __all__ = [
     'logging_of_environment',
     'url_of_environment',
 ]
+
+#: The environment variable that names the default store.
+STORE_VARIABLE: Final = 'TREADLE_STORE'
 
 LOGGING_VARIABLE: Final = 'TREADLE_LOGGING'
 ASYNCIO_DEBUG_VARIABLE: Final = 'TREADLE_ASYNCIO_DEBUG'
