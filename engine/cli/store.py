@@ -135,16 +135,15 @@ def upgrade(context: click.Context, check: bool, store: str | None) -> None:
     from ..store import upgrading  # noqa: PLC0415
 
     location = locate(store)
-    contents = location.contents()
     if not check:
-        plan = upgrading.upgrade_store(contents, holds_lock=location.holds_lock)
+        plan = upgrading.upgrade_store(location)
         click.echo(
             f'{location.url} is at revision {plan.steps[-1]} of the schema, and was at {plan.revision}'
             if plan.steps
             else f'{location.url} is at revision {plan.revision} of the schema, which is ours'
         )
         return
-    plan = upgrading.plan_upgrade(contents)
+    plan = upgrading.plan_upgrade(location)
     if not plan.steps:
         click.echo(f'{location.url} is at revision {plan.revision} of the schema, which is ours')
         return

@@ -7,9 +7,9 @@ The file is a zip archive, so that ``unzip -l`` lists it and ``unzip -p FILE tab
 ``objects/SHA256``
     A large content, by the hash of its bytes.
 ``manifest.json``
-    What it is and what has to be in it; written last. ``format`` and ``version`` say how to read it, ``revision`` is the
-    schema's; ``retired`` is whether the store was closed for good before, and so whether this is all that ever was in
-    it. ``tables`` has the number of rows and the sha256 of each table's text, and the last number that its database
+    What it is and what has to be in it; written last. ``format`` and ``version`` say how to read it, ``revision`` is
+    the schema's; ``retired`` is whether the store was closed for good before, and so whether this is all that ever was
+    in it. ``tables`` has the number of rows and the sha256 of each table's text, and the last number that its database
     gave to a row; ``objects`` has how many there are, of how many bytes, and the sha256 of their names, sorted, a line
     each.
 
@@ -182,13 +182,13 @@ class ArchiveWriter:
         :raises BadArchive: the bytes are not those of the hash: the store is damaged.
         """
         digest, size = hashlib.sha256(), 0
+        name = f'objects/{check_sha256(sha256)}'
         # As it is: what is large is often compressed already.
-        with _as_archive_errors(self._path, 'written'):
-            with self._member(f'objects/{check_sha256(sha256)}', zipfile.ZIP_STORED) as stream:
-                while chunk := source.read(CHUNK):
-                    digest.update(chunk)
-                    stream.write(chunk)
-                    size += len(chunk)
+        with _as_archive_errors(self._path, 'written'), self._member(name, zipfile.ZIP_STORED) as stream:
+            while chunk := source.read(CHUNK):
+                digest.update(chunk)
+                stream.write(chunk)
+                size += len(chunk)
         if digest.hexdigest() != sha256:
             raise BadArchive(
                 f'the content {sha256} of the store is damaged: its bytes have the hash {digest.hexdigest()}; restore '
@@ -231,7 +231,7 @@ class Archive:
         try:
             text = self._zip.read(_MANIFEST)
             found = msgspec.json.decode(text)
-        except (KeyError, msgspec.DecodeError) as error:
+        except (KeyError, RuntimeError, msgspec.DecodeError) as error:  # none, encrypted, or something else
             raise BadArchive(
                 f'{self.path} is no export of a store: it has no {_MANIFEST} that could be read'
             ) from error

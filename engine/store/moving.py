@@ -1,8 +1,8 @@
 """Moving what a store holds: out into an archive, in from one, and closing a store whose contents have moved.
 
-Driven by the tables of :mod:`.schema`, so that what they come to hold is taken along. An archive is one moment of a store,
-whatever its engines do meanwhile. It is read in all at once or not at all, into a store that holds nothing; there no
-engine of the old store owns anything, and the epochs are higher than what any of them knows.
+Driven by the tables of :mod:`.schema`, so that what they come to hold is taken along. An archive is one moment of a
+store, whatever its engines do meanwhile. It is read in all at once or not at all, into a store that holds nothing;
+there no engine of the old store owns anything, and the epochs are higher than what any of them knows.
 
 That a process runs in one store only is what :func:`retire` is for: from its commit on nothing is written to the old
 store any more, so an archive that is made afterwards has everything, and nothing of it goes on there.
@@ -16,60 +16,24 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from os import PathLike
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 
 from ..errors import BadArchive, StoreError, StoreTooNew
 from ..states import TERMINAL_STATES
-from ..values import ObjectStore
 from .archive import Archive, ArchiveWriter, Row
+from .contents import Contents
 from .migrations import HEAD
 from .records import storable
 from .schema import STAYS, counter, engine, metadata, process, retirement
 
-__all__ = ['Contents', 'Cut', 'Moved', 'export_store', 'import_store', 'reopen', 'retire']
+__all__ = ['Cut', 'Moved', 'export_store', 'import_store', 'reopen', 'retire']
 
 #: Rows that are read or written at once.
 _PAGE: Final = 500
-
-
-class Contents(Protocol):
-    """A store as something to be copied, retired or filled, in the terms of its database.
-
-    :ivar name: for people; without a password.
-    :ivar objects: the large contents.
-    """
-
-    name: str
-    objects: ObjectStore
-
-    def prepare(self) -> None:
-        """Make the store where there is none."""
-
-    def revision(self) -> str | None:
-        """The revision of its schema; ``None`` when the database is empty."""
-
-    def upgrade(self) -> None:
-        """Bring it to this Treadle's schema, in one transaction that has the database for itself."""
-
-    def snapshot(self, *, any_revision: bool = False) -> AbstractContextManager[sa.Connection]:
-        """A connection in a transaction that sees one moment of the store, and holds nobody up.
-
-        :param any_revision: also if the schema is not this Treadle's.
-        """
-
-    def alone(self) -> AbstractContextManager[sa.Connection]:
-        """A connection in a transaction before and after which all others write; committed at the end of the body."""
-
-    def last_number(self, connection: sa.Connection, table: sa.Table) -> int:
-        """The last number that the database gave to a row of the table by itself."""
-
-    def go_on_from(self, connection: sa.Connection, table: sa.Table, number: int) -> None:
-        """Have the database give higher numbers than this one."""
 
 
 class Moved(msgspec.Struct, frozen=True):
@@ -194,8 +158,8 @@ def _check(archive: Archive, copies: bool) -> None:
         )
     if manifest.revision < HEAD:
         raise BadArchive(
-            f'{archive.path} has the revision {manifest.revision} of the schema, and ours is {HEAD}; import it with the '
-            f'Treadle that made it, upgrade that store (treadle store upgrade), and export again'
+            f'{archive.path} has the revision {manifest.revision} of the schema, and ours is {HEAD}; import it with '
+            f'the Treadle that made it, upgrade that store (treadle store upgrade), and export again'
         )
     if set(manifest.tables) != {table.name for table in _moving()}:
         raise BadArchive(f'{archive.path} has other tables than revision {HEAD} of the schema; export again')
@@ -208,9 +172,9 @@ def _check(archive: Archive, copies: bool) -> None:
 
 
 def _refuse_what_is_filled(store: Contents, connection: sa.Connection) -> None:
-    for table in (*_moving(), retirement):
-        if table is counter:  # has its rows from the beginning, and means nothing as long as there is no process
-            continue
+    # First what says most. A counter has its rows from the beginning, and means nothing as long as there is no process.
+    tables = dict.fromkeys((process, engine, *_moving(), retirement))
+    for table in (each for each in tables if each is not counter):
         if connection.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first() is not None:
             raise StoreError(
                 f'the store {store.name} is not empty: it has rows in its table {table.name!r}. What is imported goes '

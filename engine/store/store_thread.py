@@ -77,8 +77,8 @@ class StoreThread:
     """The thread that owns the writing connection.
 
     :param tick: called about every ``tick_interval`` seconds on this thread, between batches.
-    :param on_crash: called on this thread when it dies of an error, or ends since the store was retired under its engine;
-        what it had accepted is answered by then.
+    :param on_crash: called on this thread when it dies of an error, or ends since the store was retired; what it had
+        accepted is answered by then.
     :ivar engine_id: the engine in whose name it claims, which whoever registers one sets; 0 for none yet.
     :ivar batches: how many it has committed.
 

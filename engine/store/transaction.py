@@ -206,6 +206,6 @@ def retired(retirement: Retirement) -> StoreRetired:
     when = time.strftime('%Y-%m-%d %H:%M', time.localtime(retirement.at))
     where = f'moved to {retirement.moved_to}' if retirement.moved_to else 'moved to another store'
     return StoreRetired(
-        f'this store was retired on {when} and takes nothing any more: what was in it has {where}; name that store (with '
-        f'--store, store=... or TREADLE_STORE). If it never got there, `treadle store reopen` takes this one back'
+        f'this store was retired on {when} and takes nothing any more: what was in it has {where}; name that store '
+        f'(--store, store=... or TREADLE_STORE). If it never got there, `treadle store reopen` takes this one back'
     )

@@ -6,16 +6,18 @@ Imports Alembic, so commands import this only when they run.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 import sqlalchemy as sa
 
 from ..errors import StoreError, StoreUnavailable
+from .contents import Contents
+from .liveness import holds_lock
+from .location import StoreLocation
 from .migrations import HEAD, too_new
-from .migrations.upgrade import script_directory
-from .moving import Contents
+from .migrations.run import script_directory
 
 __all__ = ['LiveEngine', 'Plan', 'living_engines', 'plan_upgrade', 'upgrade_store']
 
@@ -56,12 +58,13 @@ class Plan(msgspec.Struct, frozen=True):
     beside_engines: bool
 
 
-def plan_upgrade(store: Contents) -> Plan:
+def plan_upgrade(location: StoreLocation) -> Plan:
     """See what there is to do; nothing is changed.
 
     :raises StoreTooNew: the store's revision is none of ours.
     :raises StoreUnavailable: there is no store.
     """
+    store = location.contents()
     revision = store.revision()
     if revision is None:
         raise StoreUnavailable(
@@ -76,18 +79,18 @@ def plan_upgrade(store: Contents) -> Plan:
     )
 
 
-def upgrade_store(store: Contents, *, holds_lock: Callable[[str], bool | None]) -> Plan:
+def upgrade_store(location: StoreLocation) -> Plan:
     """Bring a store to this Treadle's schema, in one transaction.
 
-    :param holds_lock: see :func:`living_engines`.
     :returns: what was done.
     :raises StoreError: engines live on it that would not understand what comes out; names them.
     """
-    plan = plan_upgrade(store)
+    plan = plan_upgrade(location)
     if not plan.steps:
         return plan
+    store = location.contents()
     if not plan.beside_engines:
-        alive = living_engines(store, holds_lock=holds_lock)
+        alive = living_engines(location)
         if alive:
             raise StoreError(
                 f'the store {store.name} is not upgraded from revision {plan.revision} to {HEAD} while engines of the '
@@ -97,28 +100,24 @@ def upgrade_store(store: Contents, *, holds_lock: Callable[[str], bool | None]) 
     return plan
 
 
-def living_engines(store: Contents, *, holds_lock: Callable[[str], bool | None]) -> list[LiveEngine]:
-    """The engines that live, whatever the store's revision; takes up to a lease if some cannot be asked.
-
-    :param holds_lock: whether the engine of that uuid holds its lock file on this host; ``None`` when that cannot be
-        told. The heartbeat tells then.
-    """
+def living_engines(location: StoreLocation) -> list[LiveEngine]:
+    """The engines that live, whatever the store's revision; takes up to a lease if only their heartbeats can tell."""
+    store = location.contents()
     engines = _read(store)
-    by_lock = {each.id: holds_lock(each.uuid) for each in engines}
-    alive = {each.id for each in engines if by_lock[each.id]}
-    silent = [each for each in engines if by_lock[each.id] is None]
-    return [each for each in engines if each.id in alive | _beating(store, silent)]
+    by_lock = {each.id: holds_lock(location, each.uuid, each.host) for each in engines}
+    beating = _beating(store, [each for each in engines if by_lock[each.id] is None])
+    return [each for each in engines if by_lock[each.id] or each.id in beating]
 
 
-def _beating(store: Contents, silent: Iterable[LiveEngine]) -> set[int]:
+def _beating(store: Contents, unknown: Iterable[LiveEngine]) -> set[int]:
     """Those that raise their heartbeats within their leases."""
     begun, beating = time.monotonic(), set[int]()
-    waited_for = {each.id: each for each in silent}
+    waited_for = {each.id: each for each in unknown}
     while waited_for:
         time.sleep(_LOOK)
         now = {each.id: each.heartbeat for each in _read(store)}
         for each in list(waited_for.values()):
-            if now.get(each.id, each.heartbeat) != each.heartbeat:
+            if each.id in now and now[each.id] != each.heartbeat:
                 beating.add(each.id)
                 del waited_for[each.id]
             elif each.id not in now or time.monotonic() - begun > each.lease:

@@ -135,9 +135,11 @@ def test_a_missing_folder_and_a_full_disk_are_named(tmp_path: Path, monkeypatch:
 
 
 def test_a_content_with_another_hash_is_not_passed_on(tmp_path: Path) -> None:
-    with pytest.raises(BadArchive, match='restore it from a backup'):
-        with ArchiveWriter(tmp_path / 'store.zip', revision='0007') as writer:
-            writer.write_object(sha256(b'abc'), io.BytesIO(b'abd'))
+    with (
+        pytest.raises(BadArchive, match='restore it from a backup'),
+        ArchiveWriter(tmp_path / 'store.zip', revision='0007') as writer,
+    ):
+        writer.write_object(sha256(b'abc'), io.BytesIO(b'abd'))
     assert list(tmp_path.iterdir()) == []
 
 
