@@ -20,8 +20,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ...threads import StartFailed, StopTimeout
-from ..errors import EngineStopped
+from ..errors import EngineStopped, StoreRetired
 from ..faults import FaultPoint, Faults
+from .database import BUSY_PATIENCE, Database, transact
 from .engines import is_member, rejoin
 from .records import EngineRecord, ProcessRecord, StateChange, Unit, Verdict
 from .transaction import Admission, Cursor, Transaction
@@ -37,36 +38,9 @@ T = TypeVar('T')
 BATCH = 1000
 #: Seconds of uninterrupted writing after which the database's lock is left free for a moment, and that moment.
 HOLD, YIELD = 0.02, 0.001
-#: Seconds to keep trying while another OS process holds the database's lock.
-BUSY_PATIENCE = 60.0
 
 #: Is given the result of an operation, or a :class:`Failure`.
 Reply = Callable[[Any], None]
-
-
-class Database(Protocol):
-    """A database connection as the store thread sees it; it is opened, used and closed on that thread."""
-
-    def open(self) -> None:
-        """Connect; raises a :class:`StoreError` that names the thing and the remedy."""
-
-    def close(self) -> None:
-        """Disconnect."""
-
-    def begin(self) -> Cursor:
-        """Begin a writing transaction."""
-
-    def commit(self) -> None:
-        """Make it durable."""
-
-    def rollback(self) -> None:
-        """Undo it."""
-
-    def is_busy(self, error: BaseException) -> bool:
-        """Whether the same transaction may succeed a moment later."""
-
-    def translate(self, error: BaseException) -> BaseException:
-        """The driver's error as one of ours."""
 
 
 class Listener(Protocol):
@@ -103,7 +77,8 @@ class StoreThread:
     """The thread that owns the writing connection.
 
     :param tick: called about every ``tick_interval`` seconds on this thread, between batches.
-    :param on_crash: called on this thread when it dies of an error; what it had accepted is answered by then.
+    :param on_crash: called on this thread when it dies of an error, or ends since the store was retired; what it had
+        accepted is answered by then.
     :ivar engine_id: the engine in whose name it claims, which whoever registers one sets; 0 for none yet.
     :ivar batches: how many it has committed.
 
@@ -190,6 +165,7 @@ class StoreThread:
         with self._lock:
             if not self._closed:
                 self._closed = True
+                self._database.hurry.set()
                 self._queue.put(None)
 
     def stop(self, timeout: float | None = None) -> None:
@@ -218,13 +194,16 @@ class StoreThread:
         crash: BaseException | None = None
         try:
             self._serve()
+        except StoreRetired as error:
+            LOGGER.critical('the engine can write no more: %s', error)
+            crash = error
         except BaseException as error:
             LOGGER.critical('the store thread died; the engine can write no more', exc_info=error)
             crash = error
         finally:
             with self._lock:
                 self._closed = True
-            self._refuse_the_rest()
+            self._refuse_the_rest(crash)
             self._database.close()
         if crash is not None and self._on_crash is not None:
             self._on_crash(crash)
@@ -274,6 +253,8 @@ class StoreThread:
         try:
             answers, transaction = self._transact([operation for operation, _ in batch])
         except BaseException as error:
+            if self.engine_id and isinstance(error, StoreRetired):
+                raise  # and so will be all that its engine is still to write
             if len(batch) == 1 or self._database.is_busy(error.__cause__ or error):
                 self._answer_all(batch, [Failure(error)] * len(batch))
                 return
@@ -300,34 +281,26 @@ class StoreThread:
             _answer(reply, answer)
 
     def _transact(self, operations: Sequence[Any]) -> tuple[list[Any], Transaction]:
-        give_up = time.monotonic() + BUSY_PATIENCE
-        while True:
-            try:
-                return self._try_transaction(operations)
-            except Exception as error:
-                if not self._database.is_busy(error) or time.monotonic() > give_up:
-                    raise self._database.translate(error) from error
-                LOGGER.warning('the store is busy, trying again: %s', error)
+        return transact(
+            self._database,
+            lambda cursor: self._write(cursor, operations),
+            patience=BUSY_PATIENCE,
+        )
 
-    def _try_transaction(self, operations: Sequence[Any]) -> tuple[list[Any], Transaction]:
-        cursor = self._database.begin()
-        try:
-            transaction = Transaction(
-                cursor=cursor, sql=self._statements, engine_id=self.engine_id, admission=self._admission
-            )
-            self._faults.hit(FaultPoint.BATCH_BEGUN)
-            if self.engine_id and not is_member(transaction):
-                rejoin(transaction, self._listener.next_life())
-            answers = _perform(transaction, operations)
-            self._faults.hit(FaultPoint.BATCH_WRITTEN)
-            self._database.commit()
-        except BaseException:
-            self._database.rollback()
-            raise
+    def _write(self, cursor: Cursor, operations: Sequence[Any]) -> tuple[list[Any], Transaction]:
+        transaction = Transaction(
+            cursor=cursor, sql=self._statements, engine_id=self.engine_id, admission=self._admission
+        )
+        self._faults.hit(FaultPoint.BATCH_BEGUN)
+        if self.engine_id and not is_member(transaction):
+            rejoin(transaction, self._listener.next_life())
+        answers = _perform(transaction, operations)
+        self._faults.hit(FaultPoint.BATCH_WRITTEN)
         return answers, transaction
 
-    def _refuse_the_rest(self) -> None:
-        error = EngineStopped('the store stopped before this was written')
+    def _refuse_the_rest(self, crash: BaseException | None) -> None:
+        reason = str(crash) if isinstance(crash, StoreRetired) else 'the store stopped'
+        error = EngineStopped(f'this was not written: {reason}')
         # Not empty only when the thread died in the middle; then it may have been written, and nobody can tell.
         for _, reply in self._unanswered:
             _answer(reply, Failure(error))
