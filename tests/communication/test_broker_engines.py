@@ -40,7 +40,9 @@ class TestBroadcasts:
             'state_changed.running.finished',
         ]
 
-    @pytest.mark.parametrize(('broadcasts', 'subjects'), [('terminal', ['state_changed.running.finished']), ('none', [])])
+    @pytest.mark.parametrize(
+        ('broadcasts', 'subjects'), [('terminal', ['state_changed.running.finished']), ('none', [])]
+    )
     def test_fewer_of_them(self, broker, make_engine, broadcasts, subjects):
         engine = make_engine(broker=broker, broadcasts=broadcasts)
         heard = Heard()
