@@ -218,3 +218,11 @@ class EngineRecord(msgspec.Struct, frozen=True, gc=False):
     lease: float
     ended: str | None
     beat_at: float | None = None
+
+
+class OwedReply(msgspec.Struct, frozen=True, gc=False):
+    """An answer that is still to be sent."""
+
+    correlation_id: str
+    reply_to: str
+    pid: int

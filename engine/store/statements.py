@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from ..states import TERMINAL_STATES
 from .queries import Queries, Wording
 from .records import PAUSED_ITSELF, EngineRecord, LogEntry, ProcessRecord
-from .schema import awaiting, code, counter, engine, log, process
+from .schema import awaiting, code, counter, engine, log, process, task
 
 Parameters = Mapping[str, Any]
 
@@ -67,6 +67,7 @@ class Statements(Queries):
         self._engines(dialect)
         self._owned(dialect)
         self._notes(dialect)
+        self._tasks(dialect)
 
     def _units(self, dialect: Dialect) -> None:
         row = process.c
@@ -308,3 +309,15 @@ class Statements(Queries):
             .values(_values(dialect, 'digest', 'text'))
             .on_conflict_do_nothing(index_elements=[code.c.digest])
         )
+
+    def _tasks(self, dialect: Dialect) -> None:
+        row = task.c
+        text, given = dialect.compile, dialect.parameter
+        this = row.correlation_id == given('correlation_id')
+        self.insert_task = text(
+            dialect.insert(task)
+            .inline()
+            .values(_values(dialect, 'correlation_id', 'pid', 'reply_to'))
+            .on_conflict_do_nothing(index_elements=[row.correlation_id])
+        )
+        self.settle_task = text(sa.update(task).values(reply_to=None).where(this))
