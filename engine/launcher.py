@@ -6,7 +6,7 @@ import logging
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .communication.deliveries import AnsweredLater, task_origin
+from .communication.deliveries import AnsweredLater, TaskOrigin, task_origin
 from .communication.messages import ContinueTask, CreateTask, LaunchTask, decode_task
 from .errors import (
     InvalidMessage,
@@ -21,7 +21,8 @@ from .errors import (
 from .launch import resolve
 from .processes.functions import process_class_of
 from .processes.identity import ClassMissing, find
-from .store.tasks import TaskMark, keep_mark
+from .store.records import OwedReply
+from .store.tasks import owe_reply
 
 if TYPE_CHECKING:
     from .communication import Communicator
@@ -101,16 +102,15 @@ class ProcessLauncher:
         origin = task_origin()
         if origin is None:
             return self._answer(self._engine.submit(self._target(task), task.inputs), nowait)
-        mark = TaskMark(origin.correlation_id, None if nowait else origin.reply_to)
-        pid = self._engine.core.source.reader.process_of_task(mark.correlation_id)
+        pid = self._engine.core.source.reader.process_of_task(origin.correlation_id)
         was_there = pid is not None
         if pid is None:
             starts = self._engine.core.take_call().starts
-            node, was_there = starts.submit_once(*resolve(self._target(task), task.inputs, {}), mark)
-            pid = node.pid
+            target, given = resolve(self._target(task), task.inputs, {})
+            pid, was_there = starts.submit_once(target, given, origin.correlation_id)
         if was_there:
             LOGGER.info('a task came again that has led to process %d', pid)
-        return self._answer_by_mark(mark, pid, nowait=nowait, is_new=not was_there or origin.is_redelivered)
+        return self._answer_by_mark(origin, pid, nowait=nowait, is_new=not was_there or origin.is_redelivered)
 
     def _target(self, task: LaunchTask | CreateTask) -> Any:
         target = self._find(task.process_class)
@@ -121,20 +121,22 @@ class ProcessLauncher:
         node, origin = self._take_up(task.pid), task_origin()
         if origin is None or task.nowait:
             return self._answer(node, task.nowait)
-        mark = TaskMark(origin.correlation_id, origin.reply_to)
-        core = self._engine.core
-        was_there = core.source.reader.process_of_task(mark.correlation_id) is not None
-        core.take_call()
-        core.store.call(lambda transaction: keep_mark(transaction, mark, node.pid)).result()
-        return self._answer_by_mark(mark, node.pid, nowait=False, is_new=not was_there or origin.is_redelivered)
+        was_there = self._engine.core.source.reader.process_of_task(origin.correlation_id) is not None
+        return self._answer_by_mark(origin, node.pid, nowait=False, is_new=not was_there or origin.is_redelivered)
 
-    def _answer_by_mark(self, mark: TaskMark, pid: int, *, nowait: bool, is_new: bool) -> Any:
+    def _answer_by_mark(self, origin: TaskOrigin, pid: int, *, nowait: bool, is_new: bool) -> Any:
         """What tells the sender, once, that the task was taken; the end is told by whoever commits it."""
-        if nowait:
+        if nowait or origin.reply_to is None:
             return _done(pid) if is_new else pid
-        if mark.reply_to is not None:
-            self._engine.core.messaging.reply_if_ended(pid)
-        return AnsweredLater(says_so=is_new)
+        owed, core = OwedReply(origin.correlation_id, origin.reply_to, pid), self._engine.core
+
+        def put_on_record() -> Future[None]:
+            recorded = core.store.call(lambda transaction: owe_reply(transaction, owed))
+            # It may have ended before.
+            recorded.add_done_callback(lambda _: core.messaging.reply_if_ended(pid))
+            return recorded
+
+        return AnsweredLater(put_on_record, says_so=is_new)
 
     def _find(self, name: str) -> Any:
         try:

@@ -24,7 +24,7 @@ from .processes.visit import Host, Visit, visit_of
 from .store.notes import keep_code
 from .store.records import Lost, ProcessRecord
 from .store.store_thread import Failure
-from .store.tasks import TaskMark, create_once
+from .store.tasks import create_once
 from .terminations import End
 from .units import creation, held, lost
 from .waits import Waits
@@ -135,16 +135,18 @@ class Starts:
             recorded = self._create(visit, record)
         return ProcessNode(recorded.pid, self._parts.source, recorded)
 
-    def submit_once(self, target: Any, given: Mapping[str, Any], mark: TaskMark) -> tuple[ProcessNode, bool]:
+    def submit_once(self, target: Any, given: Mapping[str, Any], correlation_id: str) -> tuple[int, bool]:
         """Commit the process that a task asks for, unless the task has led to one before.
 
-        :returns: the process, and whether it was there for that task.
+        :param correlation_id: what the task is known by.
+        :returns: the pid, and whether it was there for that task.
+        :raises StoreError: the store does not take it.
         """
         record = self.compose(target, given, None, -1, blocking=False)
         unit = creation(record, None)
-        pid, was_there = self._parts.store.call(lambda transaction: create_once(transaction, mark, unit)).result()
+        created = self._parts.store.call(lambda transaction: create_once(transaction, correlation_id, unit))
         self._parts.faults.hit(FaultPoint.SUBMIT_POSTED)
-        return ProcessNode(pid, self._parts.source, record if pid == record.pid else None), was_there
+        return created.result()
 
     def start(self, target: Any, given: Mapping[str, Any]) -> tuple[ProcessNode, End]:
         """Post a new process that the calling thread is about to wait for, or attach to the one that is there.

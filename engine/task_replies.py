@@ -8,6 +8,7 @@ confirmed the answer, so a sender gets it at least once.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -15,7 +16,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final, Protocol
 
-from ..threads import SingleFlight
+from ..threads import LoopClosed, SingleFlight, StartFailed
 from .errors import EngineStopped, RemoteException, StoreError
 from .states import TERMINAL_STATES
 from .store.records import OwedReply
@@ -77,9 +78,21 @@ class TaskReplies:
             LOGGER.warning('answers that are owed are sent later: %s', error)
 
     def send_if_ended(self, pid: int) -> None:
-        """Send what is owed for a process, if it has ended."""
-        if self._parts.source.node(pid).is_terminated:
-            self.send_for([pid])
+        """Send what is owed for a process soon, if it has ended; from any thread, never waiting."""
+
+        def send() -> None:
+            try:
+                has_ended = self._parts.source.node(pid).is_terminated
+            except StoreError as error:
+                LOGGER.warning('an answer that may be owed is sent later: %s', error)
+                return
+            if has_ended:
+                self.send_for([pid])
+
+        try:
+            self._parts.steps.post_beside(send)
+        except (LoopClosed, StartFailed) as error:  # it stops; others find it
+            LOGGER.debug('process %d is not looked at: %s', pid, error)
 
     def sweep_if_due(self) -> None:
         """Look for what was missed, from time to time; called all the time, never waiting."""
@@ -105,7 +118,7 @@ class TaskReplies:
             except BaseException:
                 self._under_way.discard(reply.correlation_id)
                 raise
-            sent.add_done_callback(lambda done, reply=reply: self._sent(reply, done))
+            sent.add_done_callback(functools.partial(self._sent, reply))
 
     def _outcome(self, pid: int) -> Future[object]:
         outcome: Future[object] = Future()

@@ -48,13 +48,16 @@ def task_origin() -> TaskOrigin | None:
 
 
 class AnsweredLater(Future[Any]):
-    """What a task subscriber returns that has put on record where the answer goes: it comes another way.
+    """What a task subscriber returns whose answer comes another way, when it is there.
 
     :ivar says_so: whether the sender is to be told that it was taken, and that the answer follows.
+    :ivar put_on_record: called when the sender has been told; has the answer sent from then on, by whoever has it. The
+        task is done with when the future that it returns has resolved.
     """
 
-    def __init__(self, *, says_so: bool = True) -> None:
+    def __init__(self, put_on_record: Callable[[], Future[Any]], *, says_so: bool = True) -> None:
         super().__init__()
+        self.put_on_record = put_on_record
         self.says_so = says_so
 
 

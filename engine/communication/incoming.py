@@ -19,6 +19,7 @@ from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
 from kiwipy.rmq import defaults
 
+from ...threads import wait_on_loop
 from ..errors import (
     CommunicatorClosed,
     EngineStopped,
@@ -146,21 +147,12 @@ class Incoming:
         if not isinstance(result, Future):
             self._reply(message, answers.result(result))
             return
-        if not isinstance(result, AnsweredLater):
-            self._reply(message, answers.pending())
-            result.add_done_callback(lambda final: self._link.soon(self._answer, message, final))
-        elif result.says_so:
-            self._reply(message, answers.pending())
+        self._reply(message, answers.pending())
+        result.add_done_callback(lambda final: self._link.soon(self._answer, message, final))
 
     def _reply(self, message: DeliveredMessage, body: bytes) -> None:
-        properties = message.header.properties
-        if properties.reply_to:
-            # By the exchange that knows every queue by its name.
-            self._link.reply(
-                Outgoing(
-                    exchange='', routing_key=properties.reply_to, body=body, correlation_id=properties.correlation_id
-                )
-            )
+        if message.header.properties.reply_to:
+            self._link.reply(_answer_to(message, body))
 
     # -- tasks ---------------------------------------------------------------------------------------------
 
@@ -213,6 +205,8 @@ class Incoming:
             self._keep(self._give_back_later(channel, message))
         elif isinstance(error, TaskRejected):
             self._keep(self._offer_to_others(channel, message, no_reply, error))
+        elif error is None and isinstance(later := done.result(), AnsweredLater):
+            self._keep(self._leave_the_answer_to_others(channel, message, later))
         else:
             _in_background(channel.basic_ack(_tag(message)))
             if not no_reply:
@@ -222,6 +216,19 @@ class Incoming:
         task = asyncio.get_running_loop().create_task(dealing, name='a task goes back to the broker')
         self._offering.add(task)
         task.add_done_callback(self._offering.discard)
+
+    async def _leave_the_answer_to_others(
+        self, channel: Channel, message: DeliveredMessage, later: AnsweredLater
+    ) -> None:
+        """Tell the sender that the answer follows; only then may anybody send it, and only then is the task done."""
+        try:
+            if later.says_so and message.header.properties.reply_to:
+                await self._link.send(_answer_to(message, answers.pending()))
+            await wait_on_loop(later.put_on_record())
+            await channel.basic_ack(_tag(message))
+        except Exception as error:  # it comes again, and is known by then
+            LOGGER.debug('a task goes back to the queue: %r', error)
+            await self._give_back_later(channel, message)
 
     async def _give_back_later(self, channel: Channel, message: DeliveredMessage) -> None:
         await asyncio.sleep(GIVE_BACK_AFTER)
@@ -292,6 +299,14 @@ def _task_in(said: Any) -> tuple[Any, bool]:
     if not isinstance(said, (list, tuple)) or len(said) != 2 or not isinstance(said[1], bool):
         raise InvalidMessage('a task is sent as a pair: what is to be done, and whether no reply is wanted')
     return said[0], said[1]
+
+
+def _answer_to(message: DeliveredMessage, body: bytes) -> Outgoing:
+    properties = message.header.properties
+    # By the exchange that knows every queue by its name.
+    return Outgoing(
+        exchange='', routing_key=properties.reply_to or '', body=body, correlation_id=properties.correlation_id
+    )
 
 
 def _tag(message: DeliveredMessage) -> int:

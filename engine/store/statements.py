@@ -317,7 +317,8 @@ class Statements(Queries):
         self.insert_task = text(
             dialect.insert(task)
             .inline()
-            .values(_values(dialect, 'correlation_id', 'pid', 'reply_to'))
+            .values(_values(dialect, 'correlation_id', 'pid'))
             .on_conflict_do_nothing(index_elements=[row.correlation_id])
         )
+        self.owe_reply = text(sa.update(task).values(reply_to=given('reply_to')).where(this))
         self.settle_task = text(sa.update(task).values(reply_to=None).where(this))

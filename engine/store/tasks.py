@@ -10,47 +10,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
-from .records import Held, Unit
+from .records import Held, OwedReply, Unit
 from .transaction import Transaction
 from .units import apply
 
-__all__ = ['TaskMark', 'create_once', 'keep_mark', 'settle']
+__all__ = ['create_once', 'owe_reply', 'settle']
 
 
-class TaskMark(msgspec.Struct, frozen=True, gc=False):
-    """What is kept of a task.
-
-    :ivar correlation_id: the sender's own mark of the message, the same at each delivery.
-    :ivar reply_to: the queue that the answer goes to when the process has ended; ``None`` if none is owed.
-    """
-
-    correlation_id: str
-    reply_to: str | None
-
-
-def create_once(transaction: Transaction, mark: TaskMark, unit: Unit) -> tuple[int, bool]:
+def create_once(transaction: Transaction, correlation_id: str, unit: Unit) -> tuple[int, bool]:
     """Insert the process that a task asks for, unless the task has led to one before.
 
+    :param correlation_id: the sender's own mark of the message, the same at each delivery.
     :returns: the pid, of the new process, of the one that holds its key, or of the one that was there for the task;
         and whether that is the last.
     """
-    row = transaction.row(transaction.sql.process_of_task, {'correlation_id': mark.correlation_id})
+    row = transaction.row(transaction.sql.process_of_task, {'correlation_id': correlation_id})
     if row is not None:
         return row[0], True
     (verdict,) = apply(transaction, [unit])
     attached = verdict.attached if isinstance(verdict, Held) else None
     pid = unit.create[0].pid if attached is None else attached.pid
-    keep_mark(transaction, mark, pid)
+    transaction.cursor.execute(transaction.sql.insert_task, {'correlation_id': correlation_id, 'pid': pid})
     return pid, False
 
 
-def keep_mark(transaction: Transaction, mark: TaskMark, pid: int) -> None:
-    """Note what a task has led to, unless that is on record."""
+def owe_reply(transaction: Transaction, reply: OwedReply) -> None:
+    """From now on whoever ends the process sends the answer of the task."""
     transaction.cursor.execute(
-        transaction.sql.insert_task,
-        {'correlation_id': mark.correlation_id, 'pid': pid, 'reply_to': mark.reply_to},
+        transaction.sql.insert_task, {'correlation_id': reply.correlation_id, 'pid': reply.pid}
+    )
+    transaction.cursor.execute(
+        transaction.sql.owe_reply, {'correlation_id': reply.correlation_id, 'reply_to': reply.reply_to}
     )
 
 

@@ -29,6 +29,8 @@ _leaks = _load('treadle_tests_leaks', Path(__file__).parents[1] / 'support' / 'l
 no_leaked_threads = _leaks.no_leaked_threads
 quiet_asyncio = _leaks.quiet_asyncio
 
+_load('treadle_tests_scripts', Path(__file__).parents[1] / 'support' / 'scripts.py')
+
 #: Importable, so that tasks can name its classes.
 _load('treadle_tests_hosts', Path(__file__).parent / 'hosts.py')
 
