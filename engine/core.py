@@ -34,6 +34,7 @@ from .process_host import ProcessHost
 from .processes.attributes import AttributeDict, FrozenAttributes
 from .processes.visit import current_visit
 from .stopping import dismiss, is_over_by, wind_down
+from .store.database import BUSY_PATIENCE
 from .store.location import StoreLocation
 from .store.notes import log_once
 from .store.records import PARKS, LogEntry
@@ -154,8 +155,8 @@ class Core:
 
     def _build(self) -> None:
         statements = self.location.statements()
-        self.database = self.location.make_database()
-        self.source = Source(self.location.open_reader(), self._make_codec())
+        self.database = self.location.make_database(name=f'treadle {self.name}', lease=self._lease_seconds)
+        self.source = Source(self.location.open_reader(patience=BUSY_PATIENCE), self._make_codec())
         listener = StoreListener(self)
         self.store = StoreThread(
             database=self.database,
@@ -200,7 +201,7 @@ class Core:
 
     def _make_codec(self) -> Codec:
         return Codec(
-            objects=self.location.objects(),
+            objects=self.location.objects(patience=BUSY_PATIENCE),
             references={
                 ProcessNode: Reference(
                     'node', lambda node: node.pid, lambda pid: ProcessNode(int(pid), self.source)

@@ -111,7 +111,6 @@ class StoreThread:
         self._queue: queue.SimpleQueue[tuple[Any, Reply] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
-        self._stopping = threading.Event()
         self._started = threading.Event()
         self._start_error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -166,7 +165,7 @@ class StoreThread:
         with self._lock:
             if not self._closed:
                 self._closed = True
-                self._stopping.set()
+                self._database.hurry.set()
                 self._queue.put(None)
 
     def stop(self, timeout: float | None = None) -> None:
@@ -286,7 +285,6 @@ class StoreThread:
             self._database,
             lambda cursor: self._write(cursor, operations),
             patience=BUSY_PATIENCE,
-            hurry=self._stopping,
         )
 
     def _write(self, cursor: Cursor, operations: Sequence[Any]) -> tuple[list[Any], Transaction]:
