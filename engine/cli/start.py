@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from typing import Any, Final
@@ -109,9 +110,9 @@ def submit(target: str, words: tuple[str, ...], store: str | None) -> None:
 
 def _enqueue(location: StoreLocation, target: Any, inputs: dict[str, Any]) -> int:
     location.ensure_schema()
-    codec = Codec(objects=location.objects())
-    # The inputs are encoded, and files written, before the lock is taken.
-    record = compose(target, inputs, codec=codec, pid=0, origin=_NO_ENGINE)
+    with contextlib.closing(location.objects()) as objects:
+        # The inputs are encoded, and files written, before the lock is taken.
+        record = compose(target, inputs, codec=Codec(objects=objects), pid=0, origin=_NO_ENGINE)
     code = code_of(target)
     return write_once(location, lambda transaction: _insert(transaction, record, code))
 

@@ -42,17 +42,17 @@ def export_command(file: str, retire: bool, moved_to: str | None, store: str | N
     if moved_to is not None and not retire:
         raise click.UsageError('--to says where a store has moved to that is closed with --retire')
     destination = '' if moved_to is None else locate(moved_to).url
-    contents = locate(store).contents()
+    location = locate(store)
     closed = False
 
     def close() -> None:
         nonlocal closed
-        for each in moving.retire(contents, destination):
+        for each in moving.retire(location, destination):
             _tell_cut(each)
         closed = True
 
     try:
-        done = moving.export_store(contents, file, first=close if retire else None)
+        done = moving.export_store(location, file, first=close if retire else None)
     except BaseException:
         if closed:
             click.echo(
@@ -86,7 +86,7 @@ def import_command(file: str, copies: bool, store: str | None) -> None:
     from ..store import moving  # noqa: PLC0415
 
     location = locate(store)
-    done = moving.import_store(location.contents(), file, copies=copies)
+    done = moving.import_store(location, file, copies=copies)
     click.echo(f'{_sentence(done)} in {location.url}')
 
 
@@ -118,7 +118,7 @@ def reopen(yes: bool, store: str | None) -> None:
     if not yes:
         raise click.UsageError('what is unfinished would run twice if it is in another store by now; if not, add --yes')
     location = locate(store)
-    was_retired = moving.reopen(location.contents())
+    was_retired = moving.reopen(location)
     click.echo(f'{location.url} is in use again' if was_retired else f'{location.url} was not retired')
 
 
