@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from ..store.location import locate
-from .options import store_option
+from .options import patiently, store_option, wait_option
 from .output import clean
 
 if TYPE_CHECKING:
@@ -124,9 +124,10 @@ def reopen(yes: bool, store: str | None) -> None:
 
 @store.command(short_help='Bring a store of an older Treadle to the schema of this one.')
 @click.option('--check', is_flag=True, help='Only say whether there is something to do; exit code 1 if so.')
+@wait_option
 @store_option
 @click.pass_context
-def upgrade(context: click.Context, check: bool, store: str | None) -> None:
+def upgrade(context: click.Context, check: bool, wait: float | None, store: str | None) -> None:
     """Bring a store of an older Treadle to the schema of this one, in one transaction.
 
     Engines of the older Treadle have to be stopped only if they would not understand what comes out; it says so then.
@@ -135,6 +136,7 @@ def upgrade(context: click.Context, check: bool, store: str | None) -> None:
     from ..store import upgrading  # noqa: PLC0415
 
     location = locate(store)
+    plan = patiently(wait, lambda: upgrading.plan_upgrade(location))
     if not check:
         plan = upgrading.upgrade_store(location)
         click.echo(
@@ -143,7 +145,6 @@ def upgrade(context: click.Context, check: bool, store: str | None) -> None:
             else f'{location.url} is at revision {plan.revision} of the schema, which is ours'
         )
         return
-    plan = upgrading.plan_upgrade(location)
     if not plan.steps:
         click.echo(f'{location.url} is at revision {plan.revision} of the schema, which is ours')
         return
