@@ -35,6 +35,7 @@ class StoreListener:
         core.terminations.ended(change.pid for change in changes if change.after in TERMINAL_STATES)
         if claims:
             core.dispatcher.dispatch(claims)
+        core.messaging.hint(changes, claims, pauses)
         core.audience.tell(changes, pauses)
 
     def paused(self, pauses: Mapping[int, bool]) -> None:

@@ -6,13 +6,15 @@ Nothing here, and no error, ever shows the password.
 from __future__ import annotations
 
 import os
-import ssl
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
 from ..errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = ['BROKER_VARIABLE', 'BrokerAddress', 'address_of']
 
@@ -65,6 +67,8 @@ class BrokerAddress(msgspec.Struct, frozen=True, kw_only=True, repr_omit_default
         """
         if not self.is_secure:
             return None
+        import ssl  # noqa: PLC0415 - takes a while, and few want it
+
         try:
             context = ssl.create_default_context(cafile=self.cafile, capath=self.capath)
             if self.certfile is not None:
