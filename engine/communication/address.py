@@ -5,12 +5,12 @@ Nothing here, and no error, ever shows the password.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
+from ..config import url_of_environment
 from ..errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -82,18 +82,19 @@ class BrokerAddress(msgspec.Struct, frozen=True, kw_only=True, repr_omit_default
 
 
 def address_of(broker: str | None, *, environment: bool = True) -> BrokerAddress | None:
-    """The broker that ``broker`` names, else ``TREADLE_BROKER``; ``None`` where neither names one.
+    """The broker that ``broker`` names, else the environment; ``None`` where neither names one.
+
+    In the environment that is ``TREADLE_BROKER``, or the file that ``TREADLE_BROKER_FILE`` names.
 
     :param broker: the URL; an empty text means no broker, whatever the environment says.
     :raises ConfigurationError: the URL makes no sense; says what to write instead.
     """
     if broker is None:
-        broker, source = (os.environ.get(BROKER_VARIABLE, '').strip() if environment else ''), BROKER_VARIABLE
-    else:
-        source = 'broker'
-        if not isinstance(broker, str):
-            raise ConfigurationError(f'broker must be a URL, not a {type(broker).__name__}; {_FORM}')
-    return _parse(broker, source) if broker else None
+        found = url_of_environment(BROKER_VARIABLE) if environment else None
+        return None if found is None else _parse(*found)
+    if not isinstance(broker, str):
+        raise ConfigurationError(f'broker must be a URL, not a {type(broker).__name__}; {_FORM}')
+    return _parse(broker, 'broker') if broker else None
 
 
 def _parse(url: str, source: str) -> BrokerAddress:
