@@ -197,6 +197,7 @@ class Core:
         )
         self.claims = Claims(parts=self, claims_all=self._claims_all)
         self.calls = Calls(parts=self, host=self.host)
+        self.messaging.take_over_replies(self, self.calls, self.audience)
         names = [f'treadle-worker-{number}' for number in range(1, self._worker_count + 1)]
         self._workers = [
             Worker(name, engine=self._engine, on_crash=self._worker_crashed, diagnostics=self._diagnostics)

@@ -13,12 +13,15 @@ from .communication.messages import HINT_CHANGES, HINT_WORK
 from .communication.publisher import Publisher
 from .states import TERMINAL_STATES, ProcessState
 from .store.identity import store_identity
+from .task_replies import TaskReplies
 
 if TYPE_CHECKING:
     from .audience import Audience
+    from .calls import Calls
     from .communication.address import BrokerAddress
     from .communication.rabbit import RabbitCommunicator
     from .config import Diagnostics
+    from .parts import EngineParts
     from .store.location import StoreLocation
     from .store.records import ProcessRecord, StateChange
 
@@ -48,6 +51,7 @@ class Messaging:
         on_hint: Callable[[str], object],
     ) -> None:
         self._rabbit: RabbitCommunicator | None = None
+        self._replies: TaskReplies | None = None
         if broker is None:
             self.communicator: Communicator = LocalCommunicator(name)
         else:
@@ -98,6 +102,22 @@ class Messaging:
             letters += HINT_WORK
         if letters:
             self._rabbit.hints.send(letters)
+
+    def take_over_replies(self, parts: EngineParts, calls: Calls, audience: Audience) -> None:
+        """Answer the senders of tasks from now on, when what they have started ends."""
+        if self._rabbit is not None:
+            self._replies = TaskReplies(parts=parts, calls=calls, sender=self._rabbit)
+            audience.add(self._replies.hear, name='answers to tasks', wanted=lambda: True)
+
+    def reply_if_ended(self, pid: int) -> None:
+        """A task is on record for a process that may have ended before."""
+        if self._replies is not None:
+            self._replies.send_if_ended(pid)
+
+    def tick(self) -> None:
+        """Time has passed; on the store thread."""
+        if self._replies is not None:
+            self._replies.sweep_if_due()
 
     def hint_work(self) -> None:
         """Hint that something is left to be run."""

@@ -73,3 +73,4 @@ class StoreListener:
         if core.membership.is_to_watch():
             core.claims.watch()
         core.claims.look_if_due()
+        core.messaging.tick()

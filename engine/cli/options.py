@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,19 +12,23 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from ..communication.address import BROKER_VARIABLE, has_password
 from ..config import STORE_VARIABLE
-from ..errors import BrokerUnavailable, StoreRefused, StoreUnavailable
+from ..errors import StoreRefused, StoreUnavailable
 from ..store.location import StoreLocation, locate
 from ..store.reader import Reader
 from .output import clean
 
-__all__ = ['OpenStore', 'json_option', 'open_store', 'patiently', 'store_option', 'wait_option']
+__all__ = ['OpenStore', 'broker_option', 'json_option', 'open_store', 'patiently', 'store_option', 'wait_option']
 
 F = TypeVar('F', bound=Callable[..., Any])
 T = TypeVar('T')
 
-#: In the two places of a URL.
-_PASSWORD: Final = re.compile(r'^[^/?#]*//[^/?#@]*:[^/?#]+@|[?&](ssl)?password=')
+#: What else to do with a password than to write it on the command line, by the option: a variable, or a file.
+_REMEDIES: Final = {
+    'store': (STORE_VARIABLE, 'write the password into ~/.pgpass, or say ?passfile=PATH of another such file'),
+    'broker': (BROKER_VARIABLE, 'write ?password_file=PATH'),
+}
 #: Seconds between two attempts: at first, and at most.
 _PAUSE_FIRST, _PAUSE_MOST = 0.25, 10.0
 
@@ -63,13 +66,23 @@ def store_option(command: F) -> F:
     )(command)
 
 
+def broker_option(command: F) -> F:
+    """Add ``--broker URL``; the function is given what ``Engine(broker=...)`` takes."""
+    return click.option(
+        '--broker',
+        metavar='URL',
+        callback=_without_password,
+        help=f'The broker, as amqp://user@host/vhost?password_file=PATH. Default: {BROKER_VARIABLE}, where the '
+        'password may stand in the URL. An empty text is none.',
+    )(command)
+
+
 def _without_password(context: click.Context, parameter: click.Parameter, url: str | None) -> str | None:
-    """Take no password from where all users of the machine can read it."""
-    if url is not None and _PASSWORD.search(url):
-        raise click.UsageError(
-            f'{parameter.opts[0]} has a password in it, which everybody on this machine can see there (ps). Write the '
-            f'URL into {STORE_VARIABLE} or into the file that {STORE_VARIABLE}_FILE names, or the password into '
-            f'~/.pgpass'
+    # Every user of the machine can read the arguments of a command.
+    if url and has_password(url):
+        variable, remedy = _REMEDIES[parameter.name or '']
+        raise click.BadParameter(
+            f'everybody on this machine can see a password on the command line; set {variable} to the URL, or {remedy}'
         )
     return url
 
@@ -82,7 +95,8 @@ def wait_option(command: F) -> F:
         is_flag=False,
         flag_value=math.inf,
         type=click.FloatRange(min=0),
-        help='While the store or the broker is not there, try again; without SECONDS for ever.',
+        help='While the store is not there, try again; without SECONDS for ever. A worker also starts without its '
+        'broker, and goes on trying until it is there.',
     )(command)
 
 
@@ -100,7 +114,7 @@ def patiently(seconds: float | None, action: Callable[[], T]) -> T:
             return action()
         except StoreRefused:
             raise
-        except (StoreUnavailable, BrokerUnavailable) as error:
+        except StoreUnavailable as error:
             left = give_up - time.monotonic()
             if left <= 0:
                 raise

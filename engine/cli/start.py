@@ -23,7 +23,7 @@ from ..why import WORKER
 from .completion import TARGET
 from .display import as_data, describe_values, ending
 from .logging import log_options, logging_of_command
-from .options import json_option, patiently, store_option, wait_option
+from .options import broker_option, json_option, patiently, store_option, wait_option
 from .output import clean, write_json
 from .targets import find_target, import_from_here, parse_inputs
 
@@ -46,6 +46,7 @@ _words = click.argument('words', metavar='[KEY=VALUE]...', nargs=-1)
 @_words
 @json_option
 @log_options
+@broker_option
 @store_option
 @click.pass_context
 def run(
@@ -55,6 +56,7 @@ def run(
     as_json: bool,
     log_levels: dict[str, int],
     log_file: str | None,
+    broker: str | None,
     store: str | None,
 ) -> None:
     """Run a process class or function to its end, here, and print its outputs.
@@ -66,7 +68,7 @@ def run(
 
     inputs = parse_inputs(words)
     found = find_target(target)
-    with Engine(store, name='run', logging=logging_of_command(log_levels, log_file)) as engine:
+    with Engine(store, broker, name='run', logging=logging_of_command(log_levels, log_file)) as engine:
         calls, node = engine.core.take_call(), None
         try:
             # From here on a Ctrl-C finds the process, at whatever moment it comes: its steps may run before we look.
@@ -138,6 +140,7 @@ def _insert(transaction: Transaction, record: ProcessRecord, code: dict[str, str
               help='How long steps that execute may take to end, once it is told to leave.')  # fmt: skip
 @wait_option
 @log_options
+@broker_option
 @store_option
 def worker(
     workers: int,
@@ -146,14 +149,17 @@ def worker(
     wait: float | None,
     log_levels: dict[str, int],
     log_file: str | None,
+    broker: str | None,
     store: str | None,
 ) -> None:
     """Run whatever is in the store and can be imported from here, until SIGTERM or Ctrl-C.
 
-    Then each step that executes comes to its checkpoint, and what is unfinished is left for others. A second signal
+    With a broker it also does the tasks that controllers send there. In the end each step that executes comes to its
+    checkpoint, and what is unfinished is left for others. A second signal
     ends it at once, which loses nothing but the work of the present steps.
     """
     from ..engine import Engine  # noqa: PLC0415  (the parts of an engine take long to import)
+    from ..launcher import ProcessLauncher  # noqa: PLC0415
 
     import_from_here()
     told = threading.Event()
@@ -166,6 +172,7 @@ def worker(
     def start() -> Engine:
         engine = Engine(
             store,
+            broker,
             workers=workers,
             steps=steps,
             claims='all',
@@ -174,7 +181,7 @@ def worker(
         )
         before = {number: signal.signal(number, leave) for number in _LEAVE}
         try:
-            return engine.start()
+            return engine.start(needs_broker=wait is None)
         except BaseException:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -183,6 +190,7 @@ def worker(
             raise
 
     engine = patiently(wait, start)
+    tasks = engine.communicator.add_task_subscriber(ProcessLauncher(engine))
     click.echo(f'treadle: engine {engine.core.membership.engine_id} works on {engine.location.url}', err=True)
     while not told.wait(_LOOK):
         if engine.core.dispatcher.is_closed:
@@ -191,6 +199,7 @@ def worker(
             if isinstance(crash, StoreRetired):
                 raise crash
             raise click.ClickException('the engine has failed; its log says why')
+    engine.communicator.remove_task_subscriber(tasks)
     engine.core.begin_no_step()
     click.echo(f'treadle: leaving; steps that execute have {drain:g} s to come to their checkpoint', err=True)
     engine.stop(drain)

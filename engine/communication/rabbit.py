@@ -36,6 +36,7 @@ from ...threads import (
     wait,
 )
 from ..errors import BrokerUnavailable, CommunicatorClosed, MessageNotSent, UnroutableError
+from . import answers
 from .address import BrokerAddress
 from .communicator import BroadcastSubscriber, ProcessSubscriber, RpcSubscriber, TaskSubscriber
 from .hints import Hints
@@ -493,6 +494,26 @@ class RabbitCommunicator:
         )
         with self._open():
             return self._outbox.put(message)
+
+    # -- answers that others may have begun to give: see ReplySender -------------------------------------------
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker is there."""
+        return self._state == 'open' and self._lifeline.current is not None
+
+    def send_answer(self, reply_to: str, correlation_id: str, outcome: Future[Any]) -> Future[None]:
+        """Send how a task came out to whoever sent it; resolves when the broker has it.
+
+        :param outcome: is done.
+        """
+        error = outcome.exception()
+        body = answers.result(outcome.result()) if error is None else answers.failed(error)
+        message = Outgoing(
+            exchange='', routing_key=reply_to, body=body, correlation_id=correlation_id, persistent=True
+        )
+        with self._open():
+            return self.thread.bridge.submit(self._send_tracked, message)
 
     @contextmanager
     def _open(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ..config import STORE_VARIABLE, url_of_environment
+from ..config import STORE_VARIABLE
 from ..errors import UnsupportedStore
 from .sqlite.file import default_url
 from .sqlite.location import locate_file
@@ -98,19 +98,18 @@ def locate(url: str | os.PathLike[str] | None = None) -> StoreLocation:
     """Find the store that ``url`` names, or the default one. Nothing is made or opened.
 
     :param url: ``sqlite:///path`` or ``postgresql://user:password@host:port/database?option=value``; ``None`` is what
-        ``TREADLE_STORE`` says or the file that ``TREADLE_STORE_FILE`` names, else a file in the user's data directory.
+        ``TREADLE_STORE`` says, else a file in the user's data directory.
     :raises UnsupportedStore: the URL is not one of a store, or the database cannot be trusted there.
-    :raises ConfigurationError: the environment contradicts itself.
     """
     if url is not None:
         return _locate(url)
-    chosen = url_of_environment(STORE_VARIABLE)
-    if chosen is None:
-        return _locate(default_url())
+    chosen = os.environ.get(STORE_VARIABLE, '').strip()
     try:
-        return _locate(chosen[0])
+        return _locate(chosen or default_url())
     except UnsupportedStore as error:
-        raise UnsupportedStore(f'{error} (from {chosen[1]})') from None
+        if not chosen:
+            raise
+        raise UnsupportedStore(f'{error} (from {STORE_VARIABLE})') from None
 
 
 def _locate(url: str | os.PathLike[str]) -> StoreLocation:
