@@ -15,9 +15,6 @@ from ..errors import ProcessNotFound
 from .queries import Queries
 from .records import INTENTS, PARKS, EngineRecord, LogEntry, ProcessRecord, ProcessSummary
 
-# What a forked child got from its parent in the middle of being used, and must neither use nor close.
-_inherited: list[Connection] = []
-
 #: Every call of the database's library is made inside it.
 uncut = Uncut()
 
@@ -37,6 +34,7 @@ class Reader:
 
     :param connect: opens a reading connection that may travel between threads.
     :param translate: turns a driver's error into one of ours.
+    :param leave: gets rid of a parent's connection in a forked child.
     :param keep: how many idle connections are kept.
     """
 
@@ -46,11 +44,13 @@ class Reader:
         connect: Callable[[], Connection],
         queries: Queries,
         translate: Callable[[BaseException], BaseException],
+        leave: Callable[[Any], None],
         keep: int = 8,
     ) -> None:
         self._connect = connect
         self._sql = queries
         self._translate = translate
+        self._leave = leave
         self._keep = keep
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
@@ -229,7 +229,7 @@ class Reader:
         self._lock = threading.Lock()
         idle, self._idle = self._idle, []
         for connection in idle:
-            leave_inherited(connection)
+            self._leave(connection)
 
     def _fetch(self, sql: str, parameters: dict[str, Any]) -> list[Any]:
         with uncut:
@@ -252,17 +252,3 @@ class Reader:
                 return rows
         connection.close()
         return rows
-
-
-def leave_inherited(connection: Connection) -> None:
-    """Get rid of a parent's connection in a forked child.
-
-    SQLite keeps what it knows of locked files per OS process, and the child has a copy of that: while an inherited
-    connection is open there, new ones believe that they hold locks which only the parent holds. Closed between two
-    transactions it takes that belief along and leaves the parent's locks alone, which the system keeps per OS process.
-    Closed in the middle of one it might undo the parent's work, hence it is kept then.
-    """
-    if uncut.clean:
-        connection.close()
-    else:
-        _inherited.append(connection)

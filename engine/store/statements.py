@@ -13,10 +13,9 @@ from typing import Any, Protocol
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
 
 from ..states import TERMINAL_STATES
-from .queries import Queries, SqliteWording, Wording
+from .queries import Queries, Wording
 from .records import PAUSED_ITSELF, EngineRecord, LogEntry, ProcessRecord
 from .schema import awaiting, code, counter, engine, log, process
 
@@ -37,29 +36,6 @@ class Dialect(Wording, Protocol):
 
     def insert(self, table: sa.Table) -> Any:
         """An insert that knows ``on_conflict_do_nothing``."""
-
-
-class SqliteDialect(SqliteWording):
-    """SQLite's."""
-
-    _dialect = sqlite.dialect()
-
-    def compile(self, statement: sa.ClauseElement) -> str:
-        """The statement's text with ``:name`` parameters."""
-        return str(statement.compile(dialect=self._dialect, compile_kwargs={'literal_binds': True}))
-
-    def parameter(self, name: str) -> sa.ColumnElement[Any]:
-        """``:name``."""
-        return sa.literal_column(self.named(name))
-
-    def is_member(self, column: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
-        """``column IN (SELECT value FROM json_each(:pids))``."""
-        values = sa.func.json_each(self.parameter('pids')).table_valued('value')
-        return column.in_(sa.select(values.c.value))
-
-    def insert(self, table: sa.Table) -> Any:
-        """SQLite's own insert."""
-        return sqlite.insert(table)
 
 
 def _columns(table: sa.Table, record: type[msgspec.Struct], prefix: str = '') -> list[sa.Label[Any]]:

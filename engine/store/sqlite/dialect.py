@@ -1,0 +1,35 @@
+"""How SQLAlchemy is to put statements together for SQLite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
+
+from .wording import SqliteWording
+
+__all__ = ['SqliteDialect']
+
+
+class SqliteDialect(SqliteWording):
+    """SQLite's."""
+
+    _dialect = sqlite.dialect()
+
+    def compile(self, statement: sa.ClauseElement) -> str:
+        """The statement's text with ``:name`` parameters."""
+        return str(statement.compile(dialect=self._dialect, compile_kwargs={'literal_binds': True}))
+
+    def parameter(self, name: str) -> sa.ColumnElement[Any]:
+        """``:name``."""
+        return sa.literal_column(self.named(name))
+
+    def is_member(self, column: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
+        """``column IN (SELECT value FROM json_each(:pids))``."""
+        values = sa.func.json_each(self.parameter('pids')).table_valued('value')
+        return column.in_(sa.select(values.c.value))
+
+    def insert(self, table: sa.Table) -> Any:
+        """SQLite's own insert."""
+        return sqlite.insert(table)
