@@ -7,7 +7,7 @@ import stat
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Protocol, cast
 
 from .safe_folder import SafeFolder
 from .transport import Progress
@@ -70,7 +70,7 @@ def pack(folder: str | os.PathLike[str], stream: Writable, check: Callable[[], o
     if not top.is_dir():
         raise NotADirectoryError(f'{str(top)!r} is no folder, or is not there')
     with tarfile.open(
-        fileobj=stream,  # type: ignore[arg-type]  # it is written to, and nothing else
+        fileobj=cast('IO[bytes]', stream),  # it is written to, and nothing else
         mode='w|',
         bufsize=CHUNK,
         format=tarfile.GNU_FORMAT,  # its names are bytes, whatever they are
@@ -100,7 +100,7 @@ def unpack(stream: Readable, folder: SafeFolder, check: Callable[[], object]) ->
     :raises tarfile.TarError: it is no tar stream, or breaks off.
     """
     with tarfile.open(
-        fileobj=stream,  # type: ignore[arg-type]  # it is read, and nothing else
+        fileobj=cast('IO[bytes]', stream),  # it is read, and nothing else
         mode='r|',
         bufsize=CHUNK,
         encoding='utf-8',
@@ -108,7 +108,7 @@ def unpack(stream: Readable, folder: SafeFolder, check: Callable[[], object]) ->
     ) as tar:
         for entry in tar:
             check()
-            tar.members = []  # else it remembers all of them
+            tar.members = []  # type: ignore[attr-defined]  # else it remembers all of them
             if entry.isdir():
                 folder.folder(entry.name, mode=entry.mode)
             elif entry.issym():

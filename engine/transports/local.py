@@ -56,6 +56,10 @@ class LocalTransport:
         """Whether it was not closed."""
         return not self._closed
 
+    def answers(self) -> bool:
+        """Whether it was not closed: this machine is always there."""
+        return not self._closed
+
     def close(self, error: TransportError | None = None) -> None:
         """Break off what runs; take nothing more."""
         self._closed = True

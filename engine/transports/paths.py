@@ -29,12 +29,18 @@ def temporary_name(path: str) -> str:
 def refuse_top(path: str) -> str:
     """The path, without slashes at its end, if it may be removed with all that is in it.
 
-    :raises ValueError: it is nothing, or the home directory, or above it.
+    Purely a matter of the text: nothing is looked at. Any ``..`` is refused, also where it leads nowhere far: whoever
+    means to remove a folder can name it.
+
+    :raises ValueError: it is nothing, the home directory or above it, a folder at the very top such as ``/etc``, or
+        holds ``..``.
     """
-    normal = posixpath.normpath(path) if path else ''
-    if normal.strip('/') in ('', '.') or '..' in normal.split('/'):
+    parts = [part for part in path.split('/') if part not in ('', '.')]
+    least = 2 if path.startswith('/') else 1
+    if '..' in parts or len(parts) < least:
         raise ValueError(
-            f'{path!r} is not removed: give the path of something below the home or root directory'
+            f'{path!r} is not removed: name something below the home directory, or at least two levels below the '
+            f'root directory, without ".." in it'
         )
     return path.rstrip('/')
 

@@ -207,7 +207,7 @@ class Sessions:
             changed, self._limit = narrower != self._limit, narrower
         if changed:
             LOGGER.warning(
-                '%s takes no more sessions; %d operations run there at once from now on',
+                '%s takes no more sessions; only %d operations run there at once now',
                 self._where,
                 narrower,
             )

@@ -66,22 +66,26 @@ class Sftp(paramiko.SFTPClient):
 
     def names(self, path: str) -> list[str]:
         """The names in a folder, with surrogate escapes where they are not UTF-8."""
-        _, answer = self._request(CMD_OPENDIR, self._adjust_cwd(path))
+        _, answer = self._ask(CMD_OPENDIR, self._adjust_cwd(path))
         handle = answer.get_binary()
         found: list[str] = []
         try:
             while True:
-                _, answer = self._request(CMD_READDIR, handle)
+                _, answer = self._ask(CMD_READDIR, handle)
                 for _ in range(answer.get_int()):
                     name = answer.get_binary()
                     answer.get_binary()  # the line of `ls -l`
-                    SFTPAttributes._from_msg(answer)
+                    SFTPAttributes._from_msg(answer)  # type: ignore[attr-defined]
                     if name not in (b'.', b'..'):
                         found.append(os.fsdecode(name))
         except EOFError:  # the server's word for the end
             return found
         finally:
-            self._request(CMD_CLOSE, handle)
+            self._ask(CMD_CLOSE, handle)
+
+    def _ask(self, kind: int, *arguments: bytes) -> tuple[int, paramiko.Message]:
+        answer: tuple[int, paramiko.Message] = self._request(kind, *arguments)  # type: ignore[attr-defined]
+        return answer
 
 
 class SftpSessions:

@@ -103,7 +103,7 @@ class SshChannels:
             channel = self._open(operation)
             with self._closing(channel), operation.closing(channel.close):
                 marker = new_marker()
-                channel.exec_command(in_login_shell(script_of(command, cwd=cwd, marker=marker)))  # type: ignore[arg-type]
+                channel.exec_command(in_login_shell(script_of(command, cwd=cwd, marker=marker)))
                 try:
                     yield SshCommand(channel, marker=marker, keep=keep, operation=operation)
                 except NoFolder:

@@ -22,7 +22,8 @@ GRACE = 2.0
 LOOK = 0.05
 #: Seconds between two looks at whether it has ended without closing its outputs; nothing wakes us then.
 EXIT_LOOK = 1.0
-BLOCK = 1024 * 1024
+#: Bytes that are taken at a time, and sent: paramiko makes a packet of at most this size.
+BLOCK, PACKET = 1024 * 1024, 32 * 1024
 
 
 class ChannelClosed(Exception):
@@ -33,14 +34,19 @@ class NeverBegan(Exception):
     """The login shell has not run the command; its text is what it said instead."""
 
 
-class _Ready:
-    """What paramiko sets and clears for one of the two outputs."""
+class _Ready(threading.Event):
+    """What paramiko sets when an output has something; it is to be set for both, and cleared for neither."""
 
     def __init__(self, event: threading.Event) -> None:
-        self.set = event.set
+        super().__init__()
+        self._either = event
+
+    def set(self) -> None:
+        """Wake whoever waits."""
+        self._either.set()
 
     def clear(self) -> None:
-        """Not for both: whoever waits clears the event before it looks."""
+        """Nothing: whoever waits clears the event before it looks."""
 
 
 class NoFolder(Exception):
@@ -103,7 +109,7 @@ class SshCommand:
                 self._wake.wait(LOOK)
                 continue
             try:
-                sent = self._channel.send(left)
+                sent = self._channel.send(left[:PACKET].tobytes())
             except OSError:
                 sent = 0
             if not sent:
@@ -216,4 +222,4 @@ class SshCommand:
         message.add_boolean(False)
         message.add_string('TERM')
         with contextlib.suppress(OSError, EOFError, paramiko.SSHException):  # the connection is gone
-            self._channel.get_transport()._send_user_message(message)
+            self._channel.get_transport()._send_user_message(message)  # type: ignore[attr-defined]

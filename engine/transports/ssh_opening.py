@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import paramiko
+from paramiko.pkey import UnknownKeyType
 
 from ..deadlines import remaining
 from ..errors import (
@@ -56,7 +57,7 @@ class SshConnection:
         """In a forked child: let go of it without a word to the other side."""
         # Else its channels would say goodbye when they are collected, over a connection that is the parent's.
         for client in self._way.clients:
-            client.active = False
+            client.active = False  # type: ignore[attr-defined]
         for sock in self._way.sockets:
             sock.close()
 
@@ -144,8 +145,8 @@ def _by_command(host: SshHost, command: str, way: Way) -> socket.socket:
     with theirs:
         process = subprocess.Popen(
             ['/bin/sh', '-c', f'exec {command}'],
-            stdin=theirs,
-            stdout=theirs,
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
             start_new_session=True,
         )
     way.stack.callback(_end, process)
@@ -305,11 +306,11 @@ def _keys(host: SshHost, tried: list[str]) -> Iterator[tuple[str, paramiko.PKey]
             continue
         try:
             yield f'the key {path}', paramiko.PKey.from_path(path)
-        except paramiko.PasswordRequiredException:
+        except (paramiko.PasswordRequiredException, TypeError):  # the latter is what cryptography says
             locked.append(
                 f'the key {path} (it has a passphrase, and the agent does not hold it: ssh-add {path})'
             )
-        except (paramiko.SSHException, paramiko.UnknownKeyType, ValueError, OSError) as error:
+        except (paramiko.SSHException, UnknownKeyType, ValueError, OSError) as error:
             tried.append(f'the key {path} (cannot be read: {_said(error)})')
     yield from _agent_keys(host)
     tried.extend(locked)
