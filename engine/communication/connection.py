@@ -108,12 +108,11 @@ class _SpeaksNoAmqp(OSError):
 
 async def _knock(address: BrokerAddress) -> None:
     """See whether a broker is there: the library below logs each attempt that fails as an error."""
-    reader, writer = await asyncio.open_connection(address.host, address.port)
+    reader, writer = await asyncio.open_connection(address.host, address.port, ssl=address.tls())
     try:
-        if not address.is_secure:
-            writer.write(_GREETING)
-            if await reader.read(1) != _METHOD_FRAME:
-                raise _SpeaksNoAmqp
+        writer.write(_GREETING)
+        if await reader.read(1) != _METHOD_FRAME:
+            raise _SpeaksNoAmqp
     finally:
         writer.close()
         with contextlib.suppress(OSError):
