@@ -31,6 +31,8 @@ quiet_asyncio = _leaks.quiet_asyncio
 
 _load('treadle_tests_scripts', Path(__file__).parents[1] / 'support' / 'scripts.py')
 
+_load('treadle_tests_amqp', Path(__file__).parent / 'amqp.py')
+
 #: Importable, so that tasks can name its classes.
 _load('treadle_tests_hosts', Path(__file__).parent / 'hosts.py')
 
