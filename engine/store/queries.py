@@ -97,6 +97,7 @@ class Queries:
             f'WHERE task.reply_to IS NOT NULL AND process.state IN ({ended}) AND process.changed_at < {named("before")}'
         )
         self.select_engine = f'SELECT {_ENGINE} FROM engine WHERE id = {named("engine_id")}'
+        self.select_retirement = 'SELECT at, moved_to FROM retirement'
         self.live_engines = f'SELECT {_ENGINE} FROM engine WHERE ended IS NULL'
         self.siblings_of_script = (
             f'SELECT id FROM engine WHERE script = {named("script")} AND ended IS NOT NULL'

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 
 import pytest
 import yaml
 
+from communication import amqp, hosts
 from treadle.engine import Engine, ProcessLauncher, RemoteException, StoreUnavailable, TaskRejected
 from treadle.engine.communication import final_answer
 from treadle.engine.communication.messages import continue_body, create_body, launch_body
@@ -16,8 +16,6 @@ from treadle.engine.store.control import write_once
 from treadle.engine.store.intents import kill
 from treadle.engine.testing import BlockAt, FaultPoint
 
-hosts = sys.modules['treadle_tests_hosts']
-amqp = sys.modules['treadle_tests_amqp']
 PATIENCE, GATES = hosts.PATIENCE, hosts.GATES
 ECHO = f'{hosts.HERE}:Echo'
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 import uuid
 
 import pytest
 import yaml
 
+from communication import amqp, hosts
 from treadle.engine import CommunicatorClosed, MessageNotSent, RemoteException, TaskRejected
 from treadle.engine.communication import final_answer
 from treadle.engine.communication.address import address_of
 from treadle.engine.communication.rabbit import RabbitCommunicator
 from treadle.threads import Forked, WrongThread
 
-hosts = sys.modules['treadle_tests_hosts']
-amqp = sys.modules['treadle_tests_amqp']
 PATIENCE, Heard = hosts.PATIENCE, hosts.Heard
 GONE = 'amqp://guest:guest@127.0.0.1:1/'
 

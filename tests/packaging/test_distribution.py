@@ -22,6 +22,7 @@ ALLOWED_IMPORTS = {
     'janus': 'janus',
     'kiwipy': 'kiwipy',
     'msgspec': 'msgspec',
+    'paramiko': 'paramiko',
     'platformdirs': 'platformdirs',
     'rich': 'rich',
     'sqlalchemy': 'sqlalchemy',
