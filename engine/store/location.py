@@ -87,6 +87,12 @@ class StoreLocation(Protocol):
         :raises StoreError: the store has to be asked for it, and cannot be reached.
         """
 
+    def identity(self) -> str:
+        """A text that is the same for all who use the store, and for no other store.
+
+        :raises StoreError: the store has to be asked for it, and cannot be reached.
+        """
+
     def size(self) -> int:
         """How large the store is, in bytes, without the large contents.
 

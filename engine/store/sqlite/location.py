@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import socket
 import sqlite3
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -132,6 +134,10 @@ class SqliteLocation:
     def lock_folder(self) -> Path:
         """A folder beside the file."""
         return self.file.engines
+
+    def identity(self) -> str:
+        """Made of where the file lies: a store in a file has no other host."""
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, f'{socket.gethostname()} {self.url}'))
 
     def size(self) -> int:
         """The size of the file and of its log."""
