@@ -28,7 +28,7 @@ def _load(name: str, path: Path) -> ModuleType:
 _leaks = _load('treadle_tests_leaks', HERE.parent / 'support' / 'leaks.py')
 no_leaked_threads = _leaks.no_leaked_threads
 quiet_asyncio = _leaks.quiet_asyncio
-_forkserver = _load('treadle_tests_forkserver', HERE / 'forkserver.py')
+_forkserver = _load('treadle_tests_forkserver', HERE.parent / 'support' / 'forkserver.py')
 
 
 @pytest.fixture(scope='session')

@@ -1,0 +1,107 @@
+"""One member of a company whose members share a store: a worker, or one that submits and may work, too.
+
+They are told all by an order (see ``forkserver.py``), and say in a file what they have submitted.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, TextIO, TypeVar
+
+import orders
+from forkserver import serve
+
+from treadle.engine import Engine, StoreError
+
+T = TypeVar('T')
+#: Seconds between two tries of a call that the store could not take.
+PAUSE = 0.05
+_pause = threading.Event()
+
+
+def _work(engine: Engine, order: dict[str, Any]) -> None:
+    """Run what there is until SIGTERM."""
+    signal.sigwait({signal.SIGTERM})
+
+
+def _submit(engine: Engine, order: dict[str, Any]) -> None:
+    """Submit orders, by and by, then wait for their ends and look at the results.
+
+    What has a key is tried until the store has taken it. What has none is tried once: nobody could tell whether an
+    error came before or after the commit.
+    """
+    if order.get('idle'):
+        engine.core.begin_no_step()  # it claims nothing
+    pids: dict[int, int] = {}
+    with open(order['submitted'], 'a', buffering=1) as book:
+        for number in range(order['first'], order['first'] + order['count']):
+            submit = functools.partial(engine.submit, orders.kind_of(number), n=number)
+            if number % 2:
+                pid = _insist(lambda submit=submit, key=f'order {number}': submit(metadata={'key': key}).pid)
+            else:
+                pid = _try_once(book, number, lambda submit=submit: submit().pid)
+            if pid is not None:
+                pids[number] = pid
+                book.write(f'{number} {pid}\n')
+            _pause.wait(order['pace'])
+    _check(engine, pids)
+
+
+def _wait_at_gates(engine: Engine, order: dict[str, Any]) -> None:
+    """Submit a few gates, and many that wait for them."""
+    first, count = order['first'], order['count']
+    gates = [engine.submit(orders.Gate, n=first + count + each) for each in range(order['gates'])]
+    pids = {}
+    with open(order['submitted'], 'a', buffering=1) as book:
+        for number in range(first, first + count):
+            pids[number] = engine.submit(orders.Patient, n=number, gate=gates[number % len(gates)]).pid
+            book.write(f'{number} {pids[number]}\n')
+    _check(engine, pids, orders.Patient)
+
+
+def _check(engine: Engine, pids: dict[int, int], kind: type | None = None) -> None:
+    nodes = _insist(lambda: engine.wait(pids.values()))
+    for number, node in zip(pids, nodes, strict=True):
+        expected = orders.result_of(number, kind or orders.kind_of(number))
+        if not node.is_finished_ok or _insist(lambda node=node: node.outputs.y) != expected:
+            raise AssertionError(f'order {number}, process {node.pid}: {node.state}, {node.exception}')
+
+
+def _insist(attempt: Callable[[], T]) -> T:
+    while True:
+        try:
+            return attempt()
+        except StoreError as error:
+            sys.stderr.write(f'tried again: {error}\n')
+            _pause.wait(PAUSE)
+
+
+def _try_once(book: TextIO, number: int, attempt: Callable[[], int]) -> int | None:
+    try:
+        return attempt()
+    except StoreError as error:
+        sys.stderr.write(f'order {number} is left alone: {error}\n')
+        book.write(f'{number} ?\n')
+        return None
+
+
+ROLES = {'work': _work, 'submit': _submit, 'wait at gates': _wait_at_gates}
+
+
+def main(order: dict[str, Any]) -> None:
+    """One member, in one of the roles."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # before there are threads: _work waits for it
+    orders.open_book(order['book'], order['slowness'])
+    with Engine(order['store'], name=order['name'], **order['engine']) as engine:
+        if order.get('ready'):
+            os.close(os.open(order['ready'], os.O_WRONLY | os.O_CREAT))
+        ROLES[order['role']](engine, order)
+
+
+if __name__ == '__main__':
+    serve(main)
