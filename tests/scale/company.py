@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ledger import Ledger
 from orders import PARTS, Gate, Patient, effects_of, kind_of
@@ -23,26 +23,22 @@ PATIENCE, LOOK = 60.0, 0.02
 SUBMITTERS = 3
 
 
-class Disturbance(Protocol):
-    """Something that goes wrong again and again."""
+class Disturbance:
+    """Something that goes wrong again and again; as it stands here, nothing does."""
 
     #: Seconds between two times, at least and at most.
-    pause: tuple[float, float]
+    pause = (0.2, 0.6)
     #: Whether engines fail in it, so that steps may have to be taken again.
-    fails_engines: bool
+    fails_engines = False
+
+    def begin(self, company: Company) -> None:
+        """The members are there, and about to be told what to do."""
 
     def once(self, company: Company, rng: random.Random) -> None:
         """Let it go wrong, and bring it to order again."""
 
-
-class Nothing:
-    """No disturbance at all."""
-
-    pause = (0.0, 0.0)
-    fails_engines = False
-
-    def once(self, company: Company, rng: random.Random) -> None:
-        """Do nothing."""
+    def end(self, company: Company) -> None:
+        """It goes wrong no more."""
 
 
 @dataclasses.dataclass
@@ -203,27 +199,32 @@ class Company:
     @contextlib.contextmanager
     def disturbed(self, disturbance: Disturbance, rng: random.Random) -> Iterator[Callable[[], int]]:
         """Let it happen again and again while the body runs; gives what says how often it has happened."""
-        over, count, errors = threading.Event(), itertools.count(), []
-        happened = 0
+        over, errors, happened = threading.Event(), list[BaseException](), 0
 
         def disturb() -> None:
             nonlocal happened
             try:
                 while not over.wait(rng.uniform(*disturbance.pause)):
                     disturbance.once(self, rng)
-                    happened = next(count) + 1
+                    happened += 1
             except BaseException as error:
                 errors.append(error)
 
+        def count() -> int:
+            if errors:
+                raise errors[0]
+            return happened
+
         thread = threading.Thread(target=disturb, name='disturbance')
+        disturbance.begin(self)
         thread.start()
         try:
-            yield lambda: len(errors) or happened
+            yield count
         finally:
             over.set()
             thread.join(self._patience)
-        if errors:
-            raise errors[0]
+            disturbance.end(self)
+        count()
 
     # -- the end -------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What goes wrong: engines that die or stand still."""
+"""What goes wrong: engines that die, stand still or are cut off, and services that are away, forget or repeat themselves."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import signal
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
-from company import Company, Member
+from company import Company, Disturbance, Member
+from doubler import Doubler
 
 
-class WorkerKilled:
+class WorkerKilled(Disturbance):
     """A worker gets SIGKILL, and another one takes its place."""
 
-    pause = (0.2, 0.6)
     fails_engines = True
 
     def once(self, company: Company, rng: random.Random) -> None:
@@ -25,10 +26,9 @@ class WorkerKilled:
         company.hire(member.name)
 
 
-class WorkerStopped:
+class WorkerStopped(Disturbance):
     """A worker is stopped until another one has taken over from it, then goes on."""
 
-    pause = (0.2, 0.6)
     fails_engines = True
 
     def once(self, company: Company, rng: random.Random) -> None:
@@ -41,6 +41,116 @@ class WorkerStopped:
             company.wait_until(lambda: _dead(company, member) > declared, f'{member.name} is declared dead')
         finally:
             os.kill(member.os_pid, signal.SIGCONT)
+
+
+class WorkerCutOff(Disturbance):
+    """A worker's packets go nowhere until another one has taken over from it; then the network is whole again.
+
+    :param member: the worker, whose services are behind the proxies.
+    :param proxies: one for each of its services.
+    """
+
+    fails_engines = True
+
+    def __init__(self, member: Member, proxies: list[Any]) -> None:
+        self._member = member
+        self._proxies = proxies
+
+    def once(self, company: Company, rng: random.Random) -> None:
+        """Cut all its connections, in any order."""
+        company.failed.add(self._member.os_pid)
+        lives = _lives(company, self._member)
+        declared = _dead(company, self._member)
+        for proxy in rng.sample(self._proxies, len(self._proxies)):
+            proxy.cut()
+        try:
+            company.wait_until(
+                lambda: _dead(company, self._member) > declared, 'who is cut off is declared dead'
+            )
+        finally:
+            for proxy in self._proxies:
+                proxy.heal()
+        company.wait_until(lambda: _lives(company, self._member) > lives, 'who was cut off goes on')
+
+
+class BrokerKilled(Disturbance):
+    """RabbitMQ gets SIGKILL, and is started again."""
+
+    pause = (0.5, 2.0)
+
+    def __init__(self, broker: Any) -> None:
+        self._broker = broker
+
+    def once(self, company: Company, rng: random.Random) -> None:
+        """Kill it."""
+        self._broker.kill()
+        time.sleep(rng.uniform(0, 0.5))
+        self._broker.start()
+
+
+class QueuesPurged(Disturbance):
+    """All queues of a virtual host are emptied, many times a second.
+
+    :ivar purged: how many messages were thrown away.
+    """
+
+    pause = (0.005, 0.02)
+
+    def __init__(self, broker: Any, vhost: str) -> None:
+        self.purged = 0
+        self._broker = broker
+        self._purge = f'[element(2, rabbit_amqqueue:purge(Q)) || Q <- rabbit_amqqueue:list(<<"{vhost}">>)]'
+
+    def once(self, company: Company, rng: random.Random) -> None:
+        """Purge."""
+        counts = self._broker.evaluate(self._purge).strip('[]')
+        self.purged += sum(int(count) for count in counts.split(',') if count.strip())
+
+
+class MessagesDoubled(Disturbance):
+    """Every message is delivered twice.
+
+    :param url: of the virtual host.
+    """
+
+    def __init__(self, broker: Any, vhost: str, url: str) -> None:
+        self._broker = broker
+        self._vhost = vhost
+        self.doubler = Doubler(url)
+
+    def begin(self, company: Company) -> None:
+        """Begin to double."""
+        self._broker.evaluate(f'rabbit_trace:start(<<"{self._vhost}">>)')
+        self.doubler.start()
+
+    def end(self, company: Company) -> None:
+        """Double no more."""
+        self.doubler.stop()
+        self._broker.evaluate(f'rabbit_trace:stop(<<"{self._vhost}">>)')
+
+
+class DatabaseStopped(Disturbance):
+    """PostgreSQL is stopped, with its sessions ended or all of its processes just ended, and started again.
+
+    :param pause: seconds between two times, at least and at most.
+    :param longest: seconds that it is away, at most, beside what it takes to start.
+    """
+
+    def __init__(self, database: Any, *, pause: tuple[float, float], longest: float) -> None:
+        self.pause = pause
+        self._database = database
+        self._longest = longest
+
+    def once(self, company: Company, rng: random.Random) -> None:
+        """Stop it: fast, or immediately."""
+        self._database.daemons[-1].stop(number=rng.choice([signal.SIGINT, signal.SIGQUIT]))
+        time.sleep(rng.uniform(0, self._longest))
+        self._database.start()
+
+
+def _lives(company: Company, member: Member) -> int:
+    sql = f'SELECT count(*) FROM engine WHERE os_pid = {member.os_pid}'
+    return int(company.ledger.rows(sql)[0][0])
 
 
 def _dead(company: Company, member: Member) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from company import Disturbance, Nothing
+from company import Disturbance
 from disturbances import WorkerKilled, WorkerStopped
 
 LEASE = 1.0
@@ -23,14 +23,14 @@ def _work(company: Any, disturbance: Disturbance, size: tuple[int, int], seed: i
         company.hire(name)
     with company.disturbed(disturbance, random.Random(seed)) as happened:
         company.order(count, pace=0.02)
-        while happened() < times and not isinstance(disturbance, Nothing):
+        while happened() < times:
             company.order(30, pace=0.02)
     company.dismiss()
     return company.audit(fails_engines=disturbance.fails_engines)
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize('kind', [Nothing, WorkerKilled, WorkerStopped])
+@pytest.mark.parametrize('kind', [Disturbance, WorkerKilled, WorkerStopped])
 def test_on_a_file(kind: type[Disturbance], found: Callable[..., Any], tmp_path: Path) -> None:
     company = found(store=f'sqlite:///{tmp_path}/store.db', engine={'lease': LEASE})
     _work(company, kind(), QUICK, seed=1)
