@@ -1,4 +1,4 @@
-"""What goes wrong: engines that die, stand still or are cut off, and services that are away, forget or repeat themselves."""
+"""What goes wrong: engines die, stand still or are cut off; services are away, forget, or say everything twice."""
 
 from __future__ import annotations
 
