@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ledger import Ledger
-from orders import PARTS, Gate, Patient, effects_of, kind_of
+from scale.ledger import Ledger
+from scale.orders import PARTS, Gate, Patient, effects_of, kind_of
 
 #: Seconds after which what should have happened never will; and between two looks at other OS processes.
 PATIENCE, LOOK = 60.0, 0.02

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from company import Company, Disturbance, Member
-from doubler import Doubler
+from scale.company import Company, Disturbance, Member
+from scale.doubler import Doubler
 
 
 class WorkerKilled(Disturbance):

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from company import Disturbance
-from disturbances import WorkerKilled, WorkerStopped
+
+from scale.company import Disturbance
+from scale.disturbances import WorkerKilled, WorkerStopped
 
 LEASE = 1.0
 #: How many orders in the suite and in the soak, and how often they are disturbed at least.

@@ -221,7 +221,8 @@ def check(url: str, expected: int) -> None:
     import psycopg  # noqa: PLC0415  (what is not measured here needs none)
 
     with psycopg.connect(url) as database:
-        rows = database.execute('SELECT process_label, state, exit_status, owner, inputs, outputs FROM process').fetchall()
+        columns = 'process_label, state, exit_status, owner, inputs, outputs'
+        rows = database.execute(f'SELECT {columns} FROM process').fetchall()
         left = database.execute('SELECT count(*) FROM awaiting').fetchone()[0]
     for label, state, status, owner, inputs, outputs in rows:
         given, result = json.loads(inputs), json.loads(outputs)
