@@ -30,6 +30,8 @@ class Disturbance:
     pause = (0.2, 0.6)
     #: Whether engines fail in it, so that steps may have to be taken again.
     fails_engines = False
+    #: Whether messages may be lost in it, though nobody is told.
+    loses_messages = False
 
     def begin(self, company: Company) -> None:
         """The members are there, and about to be told what to do."""
@@ -89,8 +91,11 @@ class Company:
 
     # -- members -------------------------------------------------------------------------------------------
 
-    def start(self, role: str, name: str, *, engine: dict[str, Any], **order: Any) -> Member:
-        """Start a member; it need not be ready when this returns."""
+    def start(self, role: str, name: str, *, engine: dict[str, Any] | None = None, **order: Any) -> Member:
+        """Start a member; it need not be ready when this returns.
+
+        :param engine: further arguments of its engine.
+        """
         os_pid = self._server.start(
             role=role,
             name=name,
@@ -98,15 +103,17 @@ class Company:
             book=str(self.folder / 'book'),
             slowness=self._slowness,
             patience=3 * self._patience,
-            engine={**self._engine, **engine},
+            engine={**self._engine, **(engine or {})},
             **order,
         )
         return Member(name, os_pid)
 
-    def hire(self, name: str, **order: Any) -> Member:
-        """Start a worker, and wait until it works; one of that name is no longer counted."""
+    def hire(self, name: str, *, engine: dict[str, Any] | None = None, **order: Any) -> Member:
+        """Start a worker, and wait until it works; it takes the place of one of that name."""
         ready = self.folder / f'ready-{next(self._names)}'
-        member = self.start('work', name, ready=str(ready), engine={'claims': 'all'}, **order)
+        member = self.start(
+            'work', name, ready=str(ready), engine={'claims': 'all', **(engine or {})}, **order
+        )
         self.wait_until(lambda: ready.exists() or self.has_ended(member), f'{name} is there')
         self.workers[name] = member
         return member
@@ -151,29 +158,33 @@ class Company:
 
     # -- orders --------------------------------------------------------------------------------------------
 
-    def order(self, count: int, *, pace: float) -> None:
+    def order(self, count: int, *, pace: float, loses_messages: bool = False) -> None:
         """Have so many orders submitted, by several engines at once, and wait until all have ended.
 
-        One of the engines only submits; the others run what there is room for, until they leave.
+        One of the engines only submits; the others run what there is room for, until they leave. With a broker, another
+        one sends tasks to the workers.
 
         :param pace: seconds between two submissions of one submitter.
+        :param loses_messages: whether a task that is sent may be lost.
         """
-        share = -(-count // SUBMITTERS)
+        share = -(-count // (SUBMITTERS + ('broker' in self._engine)))
+        told = {'count': share, 'pace': pace, 'submitted': str(self.folder / 'submitted')}
         submitters = [
-            self.start(
-                'submit', f'submitter {number}', engine={'claims': 'own'}, first=self._take(share), count=share,
-                pace=pace, idle=number == 0, submitted=str(self.folder / 'submitted'),
-            )
+            self.start('submit', f'submitter {number}', first=self._take(share), idle=number == 0, **told)
             for number in range(SUBMITTERS)
-        ]  # fmt: skip
+        ]
+        if 'broker' in self._engine:
+            submitters.append(
+                self.start('send', 'sender', first=self._take(share), all_keys=loses_messages, **told)
+            )
         self.wait_for(submitters)
 
     def order_waits(self, count: int, gates: int) -> None:
-        """Have so many processes submitted that wait for a few slow ones, and wait until all have ended."""
+        """Have so many processes started by messages that wait for a few slow ones, and wait until all have ended."""
         first = self._take(count + gates)
         self._gates.extend(range(first + count, first + count + gates))
         member = self.start(
-            'wait at gates', 'gatekeeper', engine={'claims': 'own'}, first=first, count=count, gates=gates,
+            'wait at gates', 'gatekeeper', first=first, count=count, gates=gates,
             submitted=str(self.folder / 'submitted'),
         )  # fmt: skip
         self.wait_for([member])

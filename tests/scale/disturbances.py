@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from scale.company import Company, Disturbance, Member
-from scale.doubler import Doubler
+from scale.messages import Doubler
 
 
 class WorkerKilled(Disturbance):
@@ -77,6 +77,7 @@ class BrokerKilled(Disturbance):
     """RabbitMQ gets SIGKILL, and is started again."""
 
     pause = (0.5, 2.0)
+    loses_messages = True
 
     def __init__(self, broker: Any) -> None:
         self._broker = broker
@@ -95,6 +96,7 @@ class QueuesPurged(Disturbance):
     """
 
     pause = (0.005, 0.02)
+    loses_messages = True
 
     def __init__(self, broker: Any, vhost: str) -> None:
         self.purged = 0

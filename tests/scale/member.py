@@ -16,16 +16,23 @@ from typing import Any, TextIO, TypeVar
 import orders
 from forkserver import serve
 
-from treadle.engine import Engine, StoreError
+from treadle.engine import Engine, ProcessLauncher, StoreError
+from treadle.engine.communication.communicator import final_answer
+from treadle.engine.communication.messages import launch_body
+from treadle.engine.errors import CommunicationError, UnroutableError
 
 T = TypeVar('T')
 #: Seconds between two tries of a call that the store could not take.
 PAUSE = 0.05
+#: Seconds after which an answer is taken for lost.
+ANSWER = 2.0
 _pause = threading.Event()
 
 
 def _work(engine: Engine, order: dict[str, Any]) -> None:
-    """Run what there is until SIGTERM."""
+    """Run what there is, and what tasks ask for, until SIGTERM."""
+    if 'broker' in order['engine']:
+        engine.communicator.add_task_subscriber(ProcessLauncher(engine))
     signal.sigwait({signal.SIGTERM})
 
 
@@ -52,22 +59,58 @@ def _submit(engine: Engine, order: dict[str, Any]) -> None:
     _check(engine, pids)
 
 
-def _wait_at_gates(engine: Engine, order: dict[str, Any]) -> None:
-    """Submit a few gates, and many that wait for them."""
-    first, count = order['first'], order['count']
-    gates = [engine.submit(orders.Gate, n=first + count + each) for each in range(order['gates'])]
-    pids = {}
+def _send(engine: Engine, order: dict[str, Any]) -> None:
+    """Have workers start processes, by messages, one after the other; then wait for their ends.
+
+    What has a key is sent until there is an answer. What has none is sent once, where no message may be lost.
+    """
+    engine.core.begin_no_step()
+    pids: dict[int, int] = {}
     with open(order['submitted'], 'a', buffering=1) as book:
-        for number in range(first, first + count):
-            pids[number] = engine.submit(orders.Patient, n=number, gate=gates[number % len(gates)]).pid
+        for number in range(order['first'], order['first'] + order['count']):
+            inputs: dict[str, Any] = {'n': number}
+            if order['all_keys'] or number % 2:
+                inputs['metadata'] = {'key': f'order {number}'}
+            task = launch_body(f'orders:{orders.kind_of(number).__name__}', inputs)
+            pids[number] = _ask(engine, task, again='metadata' in inputs)
             book.write(f'{number} {pids[number]}\n')
-    _check(engine, pids, orders.Patient)
+            _pause.wait(order['pace'])
+    _check(engine, pids)
 
 
-def _check(engine: Engine, pids: dict[int, int], kind: type | None = None) -> None:
+def _ask(engine: Engine, task: Any, *, again: bool) -> int:
+    while True:
+        try:
+            answer = engine.communicator.task_send(task)
+            return int(final_answer(answer).result(ANSWER if again else None))
+        except (CommunicationError, TimeoutError, UnroutableError) as error:
+            if not again:
+                raise
+            sys.stderr.write(f'sent again: {error!r}\n')
+            _pause.wait(PAUSE)
+
+
+def _wait_at_gates(engine: Engine, order: dict[str, Any]) -> None:
+    """Submit a few gates, have workers start many processes that wait for them, and wait for the answers: results."""
+    engine.core.begin_no_step()
+    first, count = order['first'], order['count']
+    gates = [engine.submit(orders.Gate, n=first + count + each).pid for each in range(order['gates'])]
+    numbers, answers = range(first, first + count), []
+    with open(order['submitted'], 'a', buffering=1) as book:
+        for number in numbers:
+            inputs = {'n': number, 'gate': gates[number % len(gates)]}
+            task = launch_body(f'orders:{orders.Patient.__name__}', inputs, nowait=False)
+            answers.append(final_answer(engine.communicator.task_send(task)))
+            book.write(f'{number} sent\n')
+    results = [answer.result()['y'] for answer in answers]
+    if results != [orders.result_of(number, orders.Patient) for number in numbers]:
+        raise AssertionError(results)
+
+
+def _check(engine: Engine, pids: dict[int, int]) -> None:
     nodes = _insist(lambda: engine.wait(pids.values()))
     for number, node in zip(pids, nodes, strict=True):
-        expected = orders.result_of(number, kind or orders.kind_of(number))
+        expected = orders.result_of(number, orders.kind_of(number))
         if not node.is_finished_ok or _insist(lambda node=node: node.outputs.y) != expected:
             raise AssertionError(f'order {number}, process {node.pid}: {node.state}, {node.exception}')
 
@@ -90,7 +133,7 @@ def _try_once(book: TextIO, number: int, attempt: Callable[[], int]) -> int | No
         return None
 
 
-ROLES = {'work': _work, 'submit': _submit, 'wait at gates': _wait_at_gates}
+ROLES = {'work': _work, 'submit': _submit, 'send': _send, 'wait at gates': _wait_at_gates}
 
 
 def main(order: dict[str, Any]) -> None:

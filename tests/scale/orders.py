@@ -141,17 +141,19 @@ class Gate(Process):
 
 
 class Patient(_Order):
-    """Waits for a process that others wait for, too, and takes at least as long as that one."""
+    """Waits for a process that others wait for, too, and takes as long as that one."""
 
     @classmethod
     def define(cls, spec: Any) -> None:
         super().define(spec)
-        spec.input('gate')
+        spec.input('gate', valid_type=int)
         spec.outline(cls.wait, cls.go)
 
     def wait(self) -> ToContext:
         mark(f'{self.inputs.n}.wait')
-        return ToContext(gate=self.inputs.gate)
+        visit = current_visit()
+        assert visit is not None
+        return ToContext(gate=visit.host.nodes([self.inputs.gate])[0])
 
     def go(self) -> None:
         mark(f'{self.inputs.n}.go')

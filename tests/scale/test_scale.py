@@ -1,4 +1,4 @@
-"""Nothing is lost, doubled or excepted while workers die and stand still."""
+"""Nothing is lost, doubled or excepted while services and engines fail, in turn."""
 
 from __future__ import annotations
 
@@ -6,32 +6,147 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
-from scale.company import Disturbance
-from scale.disturbances import WorkerKilled, WorkerStopped
+from scale.company import Company, Disturbance
+from scale.disturbances import (
+    BrokerKilled,
+    DatabaseStopped,
+    MessagesDoubled,
+    QueuesPurged,
+    WorkerCutOff,
+    WorkerKilled,
+    WorkerStopped,
+)
+from scale.messages import hold_a_message
+from support.proxy import Proxy
 
+#: Seconds.
 LEASE = 1.0
+Found = Callable[..., Company]
+
 #: How many orders in the suite and in the soak, and how often they are disturbed at least.
-QUICK, SOAK = (300, 3), (5000, 20)
+sizes = pytest.mark.parametrize(
+    'size',
+    [
+        pytest.param((300, 3), id='quick', marks=pytest.mark.timeout(180)),
+        pytest.param((5000, 20), id='soak', marks=[pytest.mark.soak, pytest.mark.timeout(3600)]),
+    ],
+)
 
 
-def _work(company: Any, disturbance: Disturbance, size: tuple[int, int], seed: int) -> int:
-    """Two workers and several submitters do so much, at least, while they are disturbed so often, at least."""
+def work(company: Company, disturbance: Disturbance, size: tuple[int, int], seed: int = 1) -> int:
+    """Two workers and several submitters do so much, at least, while they are disturbed so often, at least.
+
+    :returns: how many steps were taken again.
+    """
     count, times = size
     for name in ('worker 1', 'worker 2'):
-        company.hire(name)
+        if name not in company.workers:
+            company.hire(name)
+    loses_messages = disturbance.loses_messages
     with company.disturbed(disturbance, random.Random(seed)) as happened:
-        company.order(count, pace=0.02)
+        company.order(count, pace=0.02, loses_messages=loses_messages)
         while happened() < times:
-            company.order(30, pace=0.02)
+            company.order(30, pace=0.02, loses_messages=loses_messages)
     company.dismiss()
     return company.audit(fails_engines=disturbance.fails_engines)
 
 
-@pytest.mark.timeout(180)
+def options(store: str, broker: str | None = None, lease: float = LEASE) -> dict[str, Any]:
+    """Of a company with these services."""
+    engine: dict[str, Any] = {'lease': lease}
+    if broker is not None:
+        engine.update(broker=broker, broadcasts='all')
+    return {'store': store, 'engine': engine}
+
+
+@sizes
 @pytest.mark.parametrize('kind', [Disturbance, WorkerKilled, WorkerStopped])
-def test_on_a_file(kind: type[Disturbance], found: Callable[..., Any], tmp_path: Path) -> None:
-    company = found(store=f'sqlite:///{tmp_path}/store.db', engine={'lease': LEASE})
-    _work(company, kind(), QUICK, seed=1)
+def test_on_a_file(kind: type[Disturbance], size: tuple[int, int], found: Found, tmp_path: Path) -> None:
+    work(found(**options(f'sqlite:///{tmp_path}/store.db')), kind(), size)
+
+
+@sizes
+@pytest.mark.parametrize('kind', [Disturbance, WorkerKilled, WorkerStopped])
+def test_on_postgres(
+    kind: type[Disturbance], size: tuple[int, int], found: Found, postgres: str, broker: str
+) -> None:
+    work(found(**options(postgres, broker)), kind(), size)
+
+
+@sizes
+def test_without_a_broker(size: tuple[int, int], found: Found, postgres: str) -> None:
+    work(found(**options(postgres)), Disturbance(), size)
+
+
+@sizes
+def test_rabbitmq_is_killed(size: tuple[int, int], found: Found, postgres: str, make_rabbitmq: Any) -> None:
+    rabbitmq = make_rabbitmq()
+    work(found(**options(postgres, rabbitmq.url())), BrokerKilled(rabbitmq), size)
+
+
+@sizes
+def test_queues_are_purged(
+    size: tuple[int, int], found: Found, postgres: str, broker: str, services: Any
+) -> None:
+    purging = QueuesPurged(services.shared('rabbitmq'), urlsplit(broker).path[1:])
+    work(found(**options(postgres, broker)), purging, size)
+    assert purging.purged > 0
+
+
+@sizes
+def test_messages_are_doubled(
+    size: tuple[int, int], found: Found, postgres: str, broker: str, services: Any
+) -> None:
+    doubling = MessagesDoubled(services.shared('rabbitmq'), urlsplit(broker).path[1:], broker)
+    work(found(**options(postgres, broker)), doubling, size)
+    assert doubling.doubler.count > size[0]
+
+
+@sizes
+def test_postgres_is_stopped(
+    size: tuple[int, int], found: Found, make_postgres: Any, broker: str, request: pytest.FixtureRequest
+) -> None:
+    server = make_postgres()
+    pause, longest = ((5.0, 40.0), 2.0) if size[0] > 1000 else ((0.3, 1.0), 1.0)
+    work(found(**options(server.url(), broker)), DatabaseStopped(server, pause=pause, longest=longest), size)
+
+
+@sizes
+def test_a_worker_is_cut_off(size: tuple[int, int], found: Found, postgres: str, broker: str) -> None:
+    company = found(**options(postgres, broker))
+    with Proxy.of(postgres) as database, Proxy.of(broker) as messages:
+        cut = company.hire(
+            'worker 1',
+            store=database.through(postgres),
+            engine={'broker': messages.through(broker)},
+        )
+        work(company, WorkerCutOff(cut, [database, messages]), size)
+    # It counted its lease from before its last heartbeat, so it had stopped when the other one took over.
+    assert company.ledger.stale() == []
+
+
+@pytest.mark.parametrize(
+    ('timeout', 'slowness', 'size'),
+    [
+        pytest.param(1.0, 4.0, (100, 3), id='quick', marks=pytest.mark.timeout(120)),
+        pytest.param(60.0, 150.0, (5000, 5), id='soak', marks=[pytest.mark.soak, pytest.mark.timeout(3600)]),
+    ],
+)
+def test_processes_take_longer_than_the_consumer_timeout(
+    timeout: float, slowness: float, size: tuple[int, int], found: Found, postgres: str, make_rabbitmq: Any
+) -> None:
+    rabbitmq = make_rabbitmq(settings={'consumer_timeout': str(int(1000 * timeout))})
+    # How often it looks.
+    rabbitmq.evaluate(f'application:set_env(rabbit, channel_tick_interval, {int(500 * timeout)})')
+    assert hold_a_message(rabbitmq.url(), most=2 * timeout + 30) > timeout, 'the broker does not mind'
+    company = found(**options(postgres, rabbitmq.url()), slowness=slowness, patience=slowness + 300)
+    for name in ('worker 1', 'worker 2'):
+        company.hire(name)
+    count, gates = size
+    company.order_waits(count, gates)
+    company.dismiss()
+    company.audit(fails_engines=False)

@@ -1,4 +1,4 @@
-"""Sees to it that every message of a broker's virtual host is delivered twice: what is published is published again."""
+"""What brokers do to messages: everything is delivered twice, or a message that is kept for too long is taken away."""
 
 from __future__ import annotations
 
@@ -78,3 +78,30 @@ class Doubler:
         for key in traced.headers['routing_keys']:
             await exchange.publish(message, routing_key=key, mandatory=False)
         self.count += 1
+
+
+def hold_a_message(url: str, *, most: float) -> float:
+    """Take a message and keep it unacknowledged until the broker closes the channel; how many seconds that took.
+
+    :param most: seconds after which the broker is taken to have nothing against it.
+    """
+    return asyncio.run(_hold(url, most))
+
+
+async def _hold(url: str, most: float) -> float:
+    loop = asyncio.get_running_loop()
+    async with await aio_pika.connect(url) as connection:
+        channel = await connection.channel()
+        closed: asyncio.Future[object] = loop.create_future()
+        channel.close_callbacks.add(lambda *_: closed.done() or closed.set_result(None))
+        queue = await channel.declare_queue(auto_delete=True)
+        await queue.consume(_keep)
+        began = loop.time()
+        await channel.default_exchange.publish(aio_pika.Message(b'kept'), routing_key=queue.name)
+        async with asyncio.timeout(most):
+            await closed
+        return loop.time() - began
+
+
+async def _keep(message: Any) -> None:
+    """Never acknowledged."""
