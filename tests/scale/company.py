@@ -261,6 +261,6 @@ class Company:
         self.ledger.check_rows(+expected)
         effects = [what for number, kind in kinds.items() for what in effects_of(number, kind)]
         if fails_engines:
-            return self.ledger.check_at_least_once(effects, self.failed)
+            return self.ledger.check_at_least_once(effects, self.failed | self.ledger.dead())
         self.ledger.check_once(effects)
         return 0

@@ -65,6 +65,10 @@ class Ledger:
 
     # -- what has to be true at the end ----------------------------------------------------------------------
 
+    def dead(self) -> set[int]:
+        """The OS pids of the engines that were declared dead."""
+        return {row[0] for row in self.rows("SELECT os_pid FROM engine WHERE ended = 'dead'")}
+
     def numbers(self) -> Counter[int]:
         """The numbers of the orders that are there, each as often as it was taken."""
         rows = self.rows('SELECT process_label, inputs FROM process WHERE parent IS NULL')

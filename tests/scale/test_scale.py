@@ -23,8 +23,8 @@ from scale.disturbances import (
 from scale.messages import hold_a_message
 from support.proxy import Proxy
 
-#: Seconds.
-LEASE = 1.0
+#: Seconds: where engines are to lose their lease, and where nobody is.
+SHORT, LONG = 3.0, 20.0
 Found = Callable[..., Company]
 
 #: How many orders in the suite and in the soak, and how often they are disturbed at least.
@@ -55,18 +55,19 @@ def work(company: Company, disturbance: Disturbance, size: tuple[int, int], seed
     return company.audit(fails_engines=disturbance.fails_engines)
 
 
-def options(store: str, broker: str | None = None, lease: float = LEASE) -> dict[str, Any]:
+def options(store: str, broker: str | None = None, lease: float = LONG) -> dict[str, Any]:
     """Of a company with these services."""
     engine: dict[str, Any] = {'lease': lease}
     if broker is not None:
         engine.update(broker=broker, broadcasts='all')
-    return {'store': store, 'engine': engine}
+    return {'store': store, 'engine': engine, 'patience': 600.0}
 
 
 @sizes
 @pytest.mark.parametrize('kind', [Disturbance, WorkerKilled, WorkerStopped])
 def test_on_a_file(kind: type[Disturbance], size: tuple[int, int], found: Found, tmp_path: Path) -> None:
-    work(found(**options(f'sqlite:///{tmp_path}/store.db')), kind(), size)
+    lease = SHORT if kind is WorkerStopped else LONG
+    work(found(**options(f'sqlite:///{tmp_path}/store.db', lease=lease)), kind(), size)
 
 
 @sizes
@@ -74,7 +75,8 @@ def test_on_a_file(kind: type[Disturbance], size: tuple[int, int], found: Found,
 def test_on_postgres(
     kind: type[Disturbance], size: tuple[int, int], found: Found, postgres: str, broker: str
 ) -> None:
-    work(found(**options(postgres, broker)), kind(), size)
+    lease = SHORT if kind is WorkerStopped else LONG
+    work(found(**options(postgres, broker, lease=lease)), kind(), size)
 
 
 @sizes
@@ -117,7 +119,7 @@ def test_postgres_is_stopped(
 
 @sizes
 def test_a_worker_is_cut_off(size: tuple[int, int], found: Found, postgres: str, broker: str) -> None:
-    company = found(**options(postgres, broker))
+    company = found(**options(postgres, broker, lease=SHORT))
     with Proxy.of(postgres) as database, Proxy.of(broker) as messages:
         cut = company.hire(
             'worker 1',
@@ -143,7 +145,7 @@ def test_processes_take_longer_than_the_consumer_timeout(
     # How often it looks.
     rabbitmq.evaluate(f'application:set_env(rabbit, channel_tick_interval, {int(500 * timeout)})')
     assert hold_a_message(rabbitmq.url(), most=2 * timeout + 30) > timeout, 'the broker does not mind'
-    company = found(**options(postgres, rabbitmq.url()), slowness=slowness, patience=slowness + 300)
+    company = found(**options(postgres, rabbitmq.url()), slowness=slowness)
     for name in ('worker 1', 'worker 2'):
         company.hire(name)
     count, gates = size
