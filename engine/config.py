@@ -20,6 +20,7 @@ __all__ = [
     'NOWHERE',
     'ROOT',
     'STDERR',
+    'STORE_VARIABLE',
     'Diagnostics',
     'LogChoice',
     'LogSettings',
@@ -28,6 +29,9 @@ __all__ = [
     'log_settings',
     'logging_of_environment',
 ]
+
+#: The environment variable that names the default store.
+STORE_VARIABLE: Final = 'TREADLE_STORE'
 
 LOGGING_VARIABLE: Final = 'TREADLE_LOGGING'
 ASYNCIO_DEBUG_VARIABLE: Final = 'TREADLE_ASYNCIO_DEBUG'

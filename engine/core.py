@@ -34,13 +34,14 @@ from .process_host import ProcessHost
 from .processes.attributes import AttributeDict, FrozenAttributes
 from .processes.visit import current_visit
 from .stopping import dismiss, is_over_by, wind_down
+from .store.database import BUSY_PATIENCE
 from .store.location import StoreLocation
 from .store.notes import log_once
 from .store.records import PARKS, LogEntry
 from .store.store_thread import Failure, StoreThread
 from .store_listener import StoreListener
 from .terminations import Terminations
-from .values import Codec, DiskObjects, Reference
+from .values import Codec, Reference
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class Core:
             self._is_down()
             if isinstance(error, TimeoutError):
                 raise StoreUnavailable(
-                    f'the store {self.location.path} did not take a write within {timeout:g} s; end whatever holds a '
+                    f'the store {self.location} did not take a write within {timeout:g} s; end whatever holds a '
                     f'long transaction on it (an open database browser, a backup), and try again'
                 ) from error
             raise
@@ -153,13 +154,9 @@ class Core:
         self.claims.look()
 
     def _build(self) -> None:
-        # The database adapter imports SQLAlchemy, which takes longer than all the rest together.
-        from .store.database import SqliteDatabase, open_reader  # noqa: PLC0415
-        from .store.statements import SqliteDialect, Statements  # noqa: PLC0415
-
-        statements = Statements(SqliteDialect())
-        self.database = SqliteDatabase(self.location)
-        self.source = Source(open_reader(self.location, statements), self._make_codec())
+        statements = self.location.statements()
+        self.database = self.location.make_database(name=f'treadle {self.name}', lease=self._lease_seconds)
+        self.source = Source(self.location.open_reader(patience=BUSY_PATIENCE), self._make_codec())
         listener = StoreListener(self)
         self.store = StoreThread(
             database=self.database,
@@ -204,7 +201,7 @@ class Core:
 
     def _make_codec(self) -> Codec:
         return Codec(
-            objects=DiskObjects(self.location.objects),
+            objects=self.location.objects(patience=BUSY_PATIENCE),
             references={
                 ProcessNode: Reference(
                     'node', lambda node: node.pid, lambda pid: ProcessNode(int(pid), self.source)

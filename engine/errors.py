@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class TreadleError(Exception):
     """Base of every error that the engine raises on purpose."""
@@ -97,6 +99,57 @@ class DuplicateSubscriberIdentifier(CommunicationError, ValueError):
 
 class CommunicatorClosed(CommunicationError):
     """The communicator takes no more messages, or closed before this one was delivered."""
+
+
+class TransportError(TreadleError):
+    """Base of what can be wrong between here and a computer.
+
+    :cvar transient: whether the same may work later, with nobody doing anything.
+    """
+
+    transient: ClassVar[bool] = False
+
+
+class ComputerUnreachable(TransportError):
+    """No connection to the computer could be made; nothing was asked of it."""
+
+    transient = True
+
+
+class ConnectionLost(TransportError):
+    """The connection broke in the middle; whether the computer has done what it was asked for is not known."""
+
+    transient = True
+
+
+class CommandTimeout(TransportError, TimeoutError):
+    """A command did not end in time; it may have done its work, or still be doing it."""
+
+    transient = True
+
+
+class AuthenticationFailed(TransportError):
+    """The computer does not let us in; trying again and again may get the account locked."""
+
+
+class HostKeyError(TransportError):
+    """The computer's host key is not known, or is another one than before; says how to add one after checking it."""
+
+
+class TransportUnusable(TransportError):
+    """The computer lets us in but cannot do what a transport needs, such as sftp; says what is missing."""
+
+
+class TransportClosed(TransportError):
+    """The transport, or the queue or engine that it belongs to, was closed here."""
+
+
+class UnsafeArchive(TransportError, ValueError):
+    """What is being fetched would be written, or would lead, outside its target folder; names the entry."""
+
+
+class FileTooLarge(TransportError, ValueError):
+    """What is being fetched is larger than the caller wants; names it and its size."""
 
 
 class StepAborted(BaseException):

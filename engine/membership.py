@@ -26,6 +26,7 @@ from .faults import FaultPoint, Faults
 from .lease import Lease, Silences
 from .processes.identity import script_of_main
 from .store.engines import beat, declare_dead, end_engine, register_engine, release_all_but
+from .store.liveness import lock_path
 from .store.location import StoreLocation
 from .store.lockfile import EngineLock, try_take
 from .store.records import EngineRecord
@@ -129,7 +130,7 @@ class Membership:
                 ended=None,
                 beat_at=time.time(),
             )
-            lock = EngineLock(_lock_path(self._location, record.uuid))
+            lock = EngineLock(lock_path(self._location, record.uuid))
             lock.acquire()
             self._next = lock, record
         return self._next[1]
@@ -237,7 +238,7 @@ class Membership:
         return dead
 
     def _declare_if_unlocked(self, engine: EngineRecord) -> bool:
-        taken = try_take(_lock_path(self._location, engine.uuid))
+        taken = try_take(lock_path(self._location, engine.uuid))
         if taken is None:  # it lives; or its file is gone, which proves nothing
             return False
         with taken:
@@ -275,16 +276,12 @@ class Membership:
 
     def _sweep_files(self, live: set[str]) -> None:
         """Remove lock files that nobody holds and whose engines have ended, or never came to have a row."""
-        for path in self._location.engines.glob('*.lock'):
+        for path in self._location.lock_folder().glob('*.lock'):
             if path.stem not in live:
                 taken = try_take(path)
                 if taken is not None:
                     with taken:
                         taken.remove()
-
-
-def _lock_path(location: StoreLocation, engine_uuid: str) -> Path:
-    return location.engines / f'{engine_uuid}.lock'
 
 
 def _boot_id() -> str:

@@ -11,7 +11,6 @@ import click
 from ..deadlines import remaining
 from ..states import TERMINAL_STATES
 from ..store import intents
-from ..store.changes import Changes
 from ..store.control import write_once
 from ..store.records import ProcessRecord
 from ..store.transaction import Transaction
@@ -117,7 +116,7 @@ def wait(
     deadline = None if timeout is None else time.monotonic() + timeout
     with open_store(store) as opened:
         records = _require(opened, pids)
-        with Changes(opened.location) as changes:
+        with opened.location.changes() as changes:
             left = list(dict.fromkeys(pids))
             while True:
                 states = opened.reader.states(left)

@@ -10,7 +10,6 @@ from typing import Any, Final
 import click
 
 from ..states import TERMINAL_STATES
-from ..store.changes import Changes
 from ..store.records import LogEntry
 from .completion import PID
 from .display import ending
@@ -53,7 +52,7 @@ def log(pid: int, follow: bool, level: int, as_json: bool, store: str | None) ->
 
 def _follow(store: OpenStore, pid: int, level: int, form: Callable[[LogEntry], str]) -> None:
     last = None
-    with Changes(store.location) as changes:
+    with store.location.changes() as changes:
         while True:
             # The state first: what was logged by the end of the process is there when it has ended.
             record = store.reader.process(pid)

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
-from ..store.database import open_reader
-from ..store.location import STORE_VARIABLE, StoreLocation, locate
+from ..config import STORE_VARIABLE
+from ..store.location import StoreLocation, locate
 from ..store.reader import Reader
 
 __all__ = ['OpenStore', 'json_option', 'open_store', 'store_option']
@@ -33,7 +33,7 @@ def open_store(url: str | None) -> Iterator[OpenStore]:
     :raises StoreError: there is none, or it cannot be read.
     """
     location = locate(url)
-    reader = open_reader(location)
+    reader = location.open_reader()
     try:
         yield OpenStore(location, reader)
     finally:
@@ -45,7 +45,8 @@ def store_option(command: F) -> F:
     return click.option(
         '--store',
         metavar='URL',
-        help=f"The store, as sqlite:///path. Default: {STORE_VARIABLE}, else the one in the user's data directory.",
+        help='The store, as sqlite:///path or postgresql://user@host/database. '
+        f"Default: {STORE_VARIABLE}, else a file in the user's data directory.",
     )(command)
 
 

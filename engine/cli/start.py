@@ -17,7 +17,7 @@ from ..store.location import StoreLocation, locate
 from ..store.records import Held, ProcessRecord, Unit
 from ..store.transaction import Transaction
 from ..store.units import apply
-from ..values import Codec, DiskObjects
+from ..values import Codec
 from ..why import WORKER
 from .completion import TARGET
 from .display import as_data, describe_values, ending
@@ -108,10 +108,8 @@ def submit(target: str, words: tuple[str, ...], store: str | None) -> None:
 
 
 def _enqueue(location: StoreLocation, target: Any, inputs: dict[str, Any]) -> int:
-    from ..store.migrations import ensure_schema  # noqa: PLC0415  (imports the database toolkit if there is work)
-
-    ensure_schema(location)
-    codec = Codec(objects=DiskObjects(location.objects))
+    location.ensure_schema()
+    codec = Codec(objects=location.objects())
     # The inputs are encoded, and files written, before the lock is taken.
     record = compose(target, inputs, codec=codec, pid=0, origin=_NO_ENGINE)
     code = code_of(target)

@@ -53,20 +53,12 @@ def _as_data(store: OpenStore) -> dict[str, Any]:
     engines = [engine_data(store, engine.id) for engine in reader.live_engines()]
     return {
         'store': store.location.url,
-        'size': sum(_bytes(store, suffix) for suffix in ('', '-wal')),
+        'size': store.location.size(),
         'processes': dict(counts),
         'paused': paused,
         'runnable': reader.runnable_count(),
         'engines': [{**each, 'runs': owned.get(each['id'], 0)} for each in engines if each is not None],
     }
-
-
-def _bytes(store: OpenStore, suffix: str) -> int:
-    path = store.location.path
-    try:
-        return path.with_name(f'{path.name}{suffix}').stat().st_size
-    except FileNotFoundError:
-        return 0
 
 
 def _size(count: int) -> str:

@@ -46,7 +46,7 @@ def watch(pid: int | None, as_json: bool, store: str | None) -> None:
     """
     if not as_json and (not sys.stdout.isatty() or os.environ.get('TERM') == 'dumb'):
         raise click.UsageError('watch needs a terminal; `treadle ps` lists, `treadle wait` and `treadle log -f` follow')
-    with open_store(store) as opened, Changes(opened.location) as changes:
+    with open_store(store) as opened, opened.location.changes() as changes:
         if as_json:
             for rows in _pictures(opened, changes, pid):
                 click.echo(json.dumps([summary_data(row, living_owners(opened, rows)) for row in rows]))
@@ -81,7 +81,7 @@ def _draw(store: OpenStore, rows: Sequence[ProcessSummary]) -> list[str]:
 
     width, height = shutil.get_terminal_size()
     living = sum(row.state not in TERMINAL_STATES for row in rows)
-    title = f'{living} of {len(rows)} live, {local_time(time.time())}, {store.location.path}'
+    title = f'{living} of {len(rows)} live, {local_time(time.time())}, {store.location}'
     shown = list(rows[: max(1, height - 3)])
     lines = [heading(title[:width]), *(table_lines(shown, living_owners(store, shown), live=True) if shown else ())]
     if len(shown) < len(rows):

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
-
-from .location import StoreLocation
-from .reader import uncut
-from .sqlite import connect_reader, translate_error
 
 __all__ = ['Changes']
 
@@ -18,20 +14,16 @@ INTERVAL = 0.05
 
 
 class Changes:
-    """Tells when the store has changed; a context manager with a connection of its own, for one thread."""
+    """Tells when the store has changed; a context manager with a connection of its own, for one thread.
 
-    def __init__(self, location: StoreLocation) -> None:
-        self._location = location
-        with uncut:
-            self._connection = connect_reader(location)
-        self._seen = self._version()
+    :param version: what is another value once somebody has committed.
+    :param close: gives the connection back.
+    """
 
-    def _version(self) -> int:
-        with uncut:
-            try:
-                return int(self._connection.execute('PRAGMA data_version').fetchone()[0])
-            except sqlite3.Error as error:
-                raise translate_error(error, self._location) from error
+    def __init__(self, *, version: Callable[[], object], close: Callable[[], object]) -> None:
+        self._version = version
+        self._close = close
+        self._seen = version()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until something was committed since the last call, or since this was made.
@@ -56,5 +48,4 @@ class Changes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with uncut:
-            self._connection.close()
+        self._close()

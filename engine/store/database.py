@@ -1,137 +1,102 @@
-"""A store in an SQLite file, as the store thread and the reader see it."""
+"""What the store asks of a database's writing connection, and one transaction on it, tried until it is in."""
 
 from __future__ import annotations
 
 import logging
-import sqlite3
-from typing import cast
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
-from ...threads import run_in_child
-from ..errors import StoreError
-from .location import StoreLocation
-from .migrations import check_schema, ensure_schema
-from .queries import Queries, SqliteWording
-from .reader import Connection, Reader, leave_inherited, uncut
-from .sqlite import begin_writing, connect_reader, connect_writer, is_busy, translate_error
 from .transaction import Cursor
 
-__all__ = ['SqliteDatabase', 'open_reader']
+__all__ = ['BUSY_PATIENCE', 'Database', 'transact']
 
 LOGGER = logging.getLogger(__name__)
+T = TypeVar('T')
+
+#: Seconds to keep trying while others hold what a transaction needs, or the database is away.
+BUSY_PATIENCE = 60.0
+# Seconds between two attempts: at first, and at most. They vary, so that engines do not collide again and again.
+_PAUSE_FIRST, _PAUSE_MOST = 0.005, 1.0
 
 
-class SqliteDatabase:
-    """The writing connection; made anywhere, then used by the store thread alone.
+class Database(Protocol):
+    """A database connection as its one writer sees it; it is opened, used and closed on one thread.
 
-    :param location: where the file lies; it is made, or brought to this Treadle's schema, by :meth:`open`.
+    :ivar hurry: set it from any thread: from then on nothing that is away or busy is waited for.
     """
 
-    def __init__(self, location: StoreLocation) -> None:
-        self._location = location
-        self._connection: sqlite3.Connection | None = None
-        self._seen_version = 0
-        self._inside = False
-        run_in_child(self._after_fork)
-
-    def _connected(self) -> sqlite3.Connection:
-        if self._connection is None:
-            raise StoreError(f'the store {self._location} is not open; start its engine')
-        return self._connection
+    hurry: threading.Event
 
     def open(self) -> None:
-        """Connect, making or upgrading the file if need be."""
-        with uncut:
-            ensure_schema(self._location)
-            self._connection = connect_writer(self._location)
+        """Connect as an engine does, making the store where there is none.
+
+        :raises StoreError: names the thing and the remedy.
+        """
+
+    def connect(self) -> None:
+        """Connect to a store that is there; it is neither made nor upgraded.
+
+        :raises StoreError: names the thing and the remedy.
+        """
 
     def close(self) -> None:
-        """Fold the write-ahead log into the database, unless somebody reads it just now, and disconnect.
-
-        SQLite does so by itself when the last connection is closed, but that may be a reader, which cannot.
-        """
-        connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        with uncut:
-            self._close(connection)
-
-    def _close(self, connection: sqlite3.Connection) -> None:
-        try:
-            connection.execute('PRAGMA busy_timeout = 0')
-            connection.execute('PRAGMA wal_checkpoint(TRUNCATE)')
-        except sqlite3.Error as error:
-            LOGGER.debug('the log of %s is left for the next engine to fold in: %s', self._location, error)
-        finally:
-            connection.close()
+        """Disconnect."""
 
     def begin(self) -> Cursor:
-        """Take the file's one write lock; no fork comes between this and the end of the transaction."""
-        cursor = self._connected().cursor()
-        uncut.__enter__()
-        try:
-            begin_writing(cursor)
-        except BaseException:
-            uncut.__exit__()
-            raise
-        self._inside = True
-        return cast(Cursor, cursor)
+        """Begin a writing transaction."""
 
     def commit(self) -> None:
-        """Make the transaction durable: when this returns, the log is on the disk."""
-        self._connected().execute('COMMIT')
-        self._end()
+        """Make it durable."""
 
     def rollback(self) -> None:
-        """Undo the transaction, unless SQLite has done so already, as it does when the disk is full."""
-        connection = self._connected()
-        try:
-            if connection.in_transaction:
-                connection.execute('ROLLBACK')
-        finally:
-            self._end()
-
-    def _end(self) -> None:
-        if self._inside:
-            self._inside = False
-            uncut.__exit__()
-
-    def _after_fork(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            leave_inherited(cast(Connection, connection))
+        """Undo it."""
 
     def is_busy(self, error: BaseException) -> bool:
-        """Whether another OS process holds the lock."""
-        return is_busy(error)
+        """Whether the same transaction may succeed a moment later."""
 
     def translate(self, error: BaseException) -> BaseException:
-        """SQLite's errors as ours, others as they are."""
-        return translate_error(error, self._location) if isinstance(error, sqlite3.Error) else error
+        """The driver's error as one of ours."""
 
     def changed_elsewhere(self) -> bool:
-        """Whether another connection has committed since the last time this was asked."""
-        with uncut:
-            version = self._connected().execute('PRAGMA data_version').fetchone()[0]
-        changed, self._seen_version = version != self._seen_version, version
-        return bool(changed)
+        """Whether another connection may have committed since the last time this was asked."""
 
 
-def open_reader(location: StoreLocation, queries: Queries | None = None) -> Reader:
-    """A reader of the store at ``location``, whether an engine runs or not.
+def transact(
+    database: Database,
+    work: Callable[[Cursor], T],
+    *,
+    patience: float = BUSY_PATIENCE,
+) -> T:
+    """What ``work`` returns, whose writes are durable by then; it runs more than once if the database is busy.
 
-    :raises StoreError: there is no store of this Treadle's schema that can be read.
+    :param work: writes with the cursor that it is given; must keep nothing of an attempt that fails.
+    :param patience: seconds to go on trying.
+    :raises StoreError: the database does not take it.
     """
-
-    def connect() -> Connection:
-        connection = connect_reader(location)
+    give_up = time.monotonic() + patience
+    pause = _PAUSE_FIRST
+    while True:
         try:
-            check_schema(connection, location)
-        except BaseException:
-            connection.close()
-            raise
-        return cast(Connection, connection)
+            return _attempt(database, work)
+        except Exception as error:
+            if not database.is_busy(error) or time.monotonic() > give_up or database.hurry.is_set():
+                raise database.translate(error) from error
+            # Once is enough for people; an outage may be long.
+            level = logging.WARNING if pause == _PAUSE_FIRST else logging.DEBUG
+            LOGGER.log(level, 'the store is busy, trying again: %s', database.translate(error))
+        database.hurry.wait(pause * random.uniform(0.5, 1.0))
+        pause = min(2 * pause, _PAUSE_MOST)
 
-    def translate(error: BaseException) -> BaseException:
-        return translate_error(error, location) if isinstance(error, sqlite3.Error) else error
 
-    return Reader(connect=connect, queries=queries or Queries(SqliteWording()), translate=translate)
+def _attempt(database: Database, work: Callable[[Cursor], T]) -> T:
+    cursor = database.begin()
+    try:
+        result = work(cursor)
+        database.commit()
+    except BaseException:
+        database.rollback()
+        raise
+    return result

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 from ..errors import StoreError
 from .location import StoreLocation
 from .lockfile import LockState, probe
 from .records import EngineRecord
 
-__all__ = ['lives']
+__all__ = ['lives', 'lock_path']
+
+
+def lock_path(location: StoreLocation, engine_uuid: str) -> Path:
+    """The lock file of an engine of this host."""
+    return location.lock_folder() / f'{engine_uuid}.lock'
 
 
 def lives(location: StoreLocation, engine: EngineRecord) -> bool | None:
@@ -22,7 +28,7 @@ def lives(location: StoreLocation, engine: EngineRecord) -> bool | None:
     if engine.host != socket.gethostname():
         return None
     try:
-        found = probe(location.engines / f'{engine.uuid}.lock')
+        found = probe(lock_path(location, engine.uuid))
     except StoreError:
-        return None  # the file may not be read by this user
+        return None  # the file may not be read by this user, or not be found just now
     return None if found is LockState.MISSING else found is LockState.HELD

@@ -1,293 +1,117 @@
-"""Where a store lies: its URL, the files beside it, and whether the file system can carry it.
+"""Where a store is, whatever database keeps it: ``locate()`` reads its URL, and what it gives opens everything else.
 
-``locate()`` is the way in. ``parse_url`` and ``network_mount`` are its two halves; both are pure enough
-to be tested without a disk.
+Nobody outside of ``treadle.engine.store`` knows which database there is. Each has a package of its own here, with its
+dialect of SQL, its connections and what its errors mean; the statements, the transactions and the records are the same.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
-from urllib.parse import quote, unquote_to_bytes
+from typing import TYPE_CHECKING, Protocol
 
-import platformdirs
+from ..config import STORE_VARIABLE
+from ..errors import UnsupportedStore
+from .sqlite.file import default_url
+from .sqlite.location import locate_file
 
-from ..errors import StoreReadOnly, StoreUnavailable, UnsupportedStore
+if TYPE_CHECKING:
+    from ..values import ObjectStore
+    from .changes import Changes
+    from .database import Database
+    from .reader import Reader
+    from .statements import Statements  # which imports SQLAlchemy
 
-__all__ = ['STORE_VARIABLE', 'Mount', 'StoreLocation', 'default_url', 'locate', 'network_mount', 'parse_url']
-
-#: The environment variable that names the default store.
-STORE_VARIABLE: Final = 'TREADLE_STORE'
-
-_MOUNT_TABLE: Final = '/proc/self/mountinfo'
-_FORMS: Final = 'write sqlite:///relative/path.db or sqlite:////absolute/path.db'
-
-# Types under which another host can change the same files. SQLite's write-ahead log lives in memory that
-# all its users map, and its locks must reach all of them; neither holds between hosts.
-# fmt: off
-_NETWORK_TYPES: Final = frozenset((
-    '9p', 'acfs', 'afp', 'afs', 'beegfs', 'ceph', 'cifs', 'coda', 'davfs', 'gfs', 'gfs2',
-    'glusterfs', 'gpfs', 'juicefs', 'lustre', 'mfs', 'ncp', 'ncpfs', 'nfs', 'nfs3', 'nfs4', 'ocfs2',
-    'orangefs', 'panfs', 'pvfs2', 'smb', 'smb2', 'smb3', 'smbfs', 'sshfs', 'vmhgfs', 'wekafs',
-))
-# fmt: on
-# FUSE file systems that only rearrange local ones; any other that names itself is taken for a remote one.
-# fmt: off
-_LOCAL_FUSE: Final = frozenset((
-    'bindfs', 'cryfs', 'encfs', 'ext2', 'ext4', 'exfat', 'fuse-overlayfs', 'gocryptfs', 'mergerfs',
-    'ntfs', 'ntfs-3g', 'overlayfs', 'portal', 'securefs', 'unionfs', 'unionfs-fuse', 'zfs',
-))
-# fmt: on
+__all__ = ['StoreLocation', 'locate']
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreLocation:
-    """A store's database file and what lies beside it.
-
-    :param path: the database, absolute, with symbolic links resolved: two names of one file must share
-        one folder of objects and one of engines.
-    :param is_default: the path is the one that Treadle chose itself, so it may make the folder.
-    """
-
-    path: Path
-    is_default: bool = False
+class StoreLocation(Protocol):
+    """One store: how it is named, and everything by which it is read and written."""
 
     @property
     def url(self) -> str:
-        """The URL that opens this store from any working directory."""
-        return f'sqlite:///{quote(os.fsencode(self.path))}'
+        """The URL that opens this store from any working directory; it never holds the password."""
 
-    @property
-    def objects(self) -> Path:
-        """The folder of large contents."""
-        return Path(f'{self.path}.objects')
+    def ensure_schema(self) -> None:
+        """Make the store where there is none, and see to it that this Treadle can use it.
 
-    @property
-    def engines(self) -> Path:
-        """The folder of the lock files of live engines."""
-        return Path(f'{self.path}.engines')
+        An older store in a file is upgraded. An older one that others may share is not; see :meth:`upgrade`.
 
-    def __str__(self) -> str:
-        return str(self.path)
-
-    def require_folder(self) -> None:
-        """See to it that the folder of the database exists; only the default store's folder is made.
-
-        :raises StoreUnavailable: the folder is missing, or cannot be made.
-        :raises StoreReadOnly: the default folder may not be made here.
+        :raises StoreError: it cannot be used; says what to do.
         """
-        folder = self.path.parent
-        if folder.is_dir():
-            return
-        if not self.is_default:
-            raise StoreUnavailable(
-                f'the folder {folder} of the store {self.path} does not exist; make it, or name another store'
-            )
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except PermissionError as error:
-            raise StoreReadOnly(
-                f'the folder {folder} for the default store cannot be made ({error.strerror}); '
-                f'set {STORE_VARIABLE}=sqlite:////path/of/a/store.db to a place that you may write to'
-            ) from error
-        except OSError as error:
-            raise StoreUnavailable(
-                f'the folder {folder} for the default store cannot be made ({error.strerror}); '
-                f'set {STORE_VARIABLE}=sqlite:////path/of/a/store.db to use another place'
-            ) from error
 
+    def upgrade(self) -> None:
+        """Bring the store to this Treadle's schema, or make it.
 
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """One line of the mount table."""
+        :raises StoreError: it cannot be upgraded; nothing of it has changed.
+        """
 
-    point: str
-    type: str
+    def open_reader(self, *, patience: float = 0.0) -> Reader:
+        """A reader, whether an engine runs or not.
 
+        :param patience: seconds for which a query waits for a database that is away.
+        :raises StoreError: once it is used: there is no store of this Treadle's schema that can be read.
+        """
 
-def default_url() -> str:
-    """The URL of the default store: ``TREADLE_STORE``, else a file in the user's data directory.
+    def make_database(self, *, name: str = 'treadle', lease: float = 10.0) -> Database:
+        """A writing connection, for one thread; not open yet.
 
-    :raises UnsupportedStore: neither the variable nor a home directory is there.
-    """
-    chosen = os.environ.get(STORE_VARIABLE, '').strip()
-    if chosen:
-        return chosen
-    return f'sqlite:///{quote(os.fsencode(_default_path()))}'
+        :param name: what a database server shows it as.
+        :param lease: seconds after which others may take over from a writer that stands still; what it holds in the
+            database it has lost long before.
+        """
 
+    def statements(self) -> Statements:
+        """What is run on it."""
 
-def _default_path() -> Path:
-    path = platformdirs.user_data_path('treadle', appauthor=False) / 'treadle.db'
-    if not path.is_absolute():
-        raise UnsupportedStore(
-            f'no home directory to keep the default store in; set {STORE_VARIABLE}=sqlite:////path/of/a/store.db'
-        )
-    return path
+    def changes(self) -> Changes:
+        """What tells when somebody has committed, for those who look without an engine.
+
+        :raises StoreError: the store cannot be reached.
+        """
+
+    def objects(self, *, patience: float = 0.0) -> ObjectStore:
+        """The large contents that belong to the store.
+
+        :param patience: as for :meth:`open_reader`.
+        """
+
+    def lock_folder(self) -> Path:
+        """The folder with the lock files of this host's engines on the store; it need not exist.
+
+        :raises StoreError: the store has to be asked for it, and cannot be reached.
+        """
+
+    def size(self) -> int:
+        """How large the store is, in bytes, without the large contents.
+
+        :raises StoreError: the store cannot be reached.
+        """
 
 
 def locate(url: str | os.PathLike[str] | None = None) -> StoreLocation:
     """Find the store that ``url`` names, or the default one. Nothing is made or opened.
 
-    :raises UnsupportedStore: the URL is not one of a store, or SQLite cannot be trusted on its file system.
+    :param url: ``sqlite:///path`` or ``postgresql://user:password@host:port/database?option=value``; ``None`` is what
+        ``TREADLE_STORE`` says, else a file in the user's data directory.
+    :raises UnsupportedStore: the URL is not one of a store, or the database cannot be trusted there.
     """
-    if url is None:
-        url = default_url()
-        source = f' (from {STORE_VARIABLE})' if os.environ.get(STORE_VARIABLE, '').strip() else ''
-    else:
-        source = ''
+    if url is not None:
+        return _locate(url)
+    chosen = os.environ.get(STORE_VARIABLE, '').strip()
     try:
-        location = parse_url(url)
+        return _locate(chosen or default_url())
     except UnsupportedStore as error:
-        if source:
-            raise UnsupportedStore(f'{error}{source}') from None
-        raise
-    try:
-        with open(_MOUNT_TABLE, encoding='utf-8', errors='surrogateescape') as stream:
-            table = stream.read()
-    except OSError:
-        # No such table on this system: whoever runs it answers for the file system.
-        return location
-    mount = network_mount(location.path, table)
-    if mount is not None:
-        raise UnsupportedStore(
-            f'the store {location.path} lies on a network file system ({mount.type}, mounted at '
-            f'{mount.point}), where SQLite can lose data; set {STORE_VARIABLE}=sqlite:////path/of/a/store.db '
-            'to a folder on a local disk (or use a PostgreSQL store, once this Treadle has them)'
-        )
-    return location
+        if not chosen:
+            raise
+        raise UnsupportedStore(f'{error} (from {STORE_VARIABLE})') from None
 
 
-def parse_url(url: str | os.PathLike[str]) -> StoreLocation:
-    """Read a store's URL.
+def _locate(url: str | os.PathLike[str]) -> StoreLocation:
+    if isinstance(url, str) and re.match('postgres(ql)?([+][^:]*)?:', url, re.IGNORECASE):
+        # The driver takes a while to import, and who has a file needs none.
+        from .postgresql.location import locate_server  # noqa: PLC0415
 
-    ``sqlite:///`` is followed by a path, relative to the working directory unless it begins with a slash;
-    a leading ``~`` is the home directory, ``%XX`` stands for a byte, and a literal ``?`` is written ``%3F``.
-
-    :raises UnsupportedStore: with what to write instead. The message never repeats credentials.
-    """
-    if isinstance(url, os.PathLike):
-        raise UnsupportedStore(_bare_path(os.fspath(url)))
-    if not url.strip():
-        raise UnsupportedStore(f'a store is named by a URL, and this one is empty; {_FORMS}')
-    match = re.match(r'([A-Za-z][A-Za-z0-9+.-]*):', url)
-    if match is None:
-        raise UnsupportedStore(_bare_path(url))
-    scheme = match[1].lower()
-    rest = url[match.end() :]
-    if scheme != 'sqlite':
-        raise UnsupportedStore(_other_scheme(scheme, rest))
-    if not rest.startswith('///'):
-        raise UnsupportedStore(_slashes(rest))
-    path, mark, _ = rest[3:].partition('?')
-    if mark:
-        # The options are not repeated: other URLs carry passwords there.
-        raise UnsupportedStore(
-            f'sqlite:///{path}?...: a store takes no options; leave out what follows the question mark '
-            '(a question mark in a file name is written %3F)'
-        )
-    return _location(path)
-
-
-def _location(quoted: str) -> StoreLocation:
-    path = os.fsdecode(unquote_to_bytes(os.fsencode(quoted)))
-    if path in ('', ':memory:'):
-        raise UnsupportedStore(
-            f'sqlite:///{path} is a database in memory, which no second connection can see; {_FORMS}'
-        )
-    if '\0' in path:
-        raise UnsupportedStore(f'sqlite:///{quoted}: a path has no zero byte (%00) in it')
-    expanded = os.path.expanduser(path)
-    if expanded.startswith('~') and path.startswith('~'):
-        raise UnsupportedStore(
-            f'sqlite:///{quoted}: no home directory for {path.split("/")[0]!r}; write the path in full '
-            '(a file whose name begins with ~ is written ./~)'
-        )
-    if expanded.endswith('/') or os.path.isdir(expanded):
-        raise UnsupportedStore(
-            f'sqlite:///{quoted} names a folder; add the name of a file, as in sqlite:///'
-            f'{quoted.rstrip("/")}/treadle.db'
-        )
-    try:
-        resolved = Path(os.path.realpath(expanded))
-    except FileNotFoundError as error:
-        raise UnsupportedStore(
-            f'sqlite:///{quoted} is relative to a working directory that is gone; {_FORMS}'
-        ) from error
-    return StoreLocation(path=resolved, is_default=_is_default(resolved))
-
-
-def _is_default(path: Path) -> bool:
-    try:
-        return path == Path(os.path.realpath(_default_path()))
-    except UnsupportedStore:
-        return False
-
-
-def _bare_path(text: str) -> str:
-    # What holds an @ may hold a password before it.
-    if '@' in text or not text.isprintable():
-        return f'a store is named by a URL; {_FORMS}'
-    hint = f'sqlite:///{quote(text, safe="/~")}'
-    return f'{text!r} is not a store URL; write {hint} to name that file'
-
-
-def _other_scheme(scheme: str, rest: str) -> str:
-    if scheme.split('+')[0] in ('postgresql', 'postgres'):
-        return (
-            f'{scheme}://...: PostgreSQL stores come with a later release of Treadle; {_FORMS}, '
-            'on a local disk of the one host that runs the engines'
-        )
-    if scheme.startswith('sqlite'):
-        return f'{scheme}://...: no driver is named in a store URL; {_FORMS}'
-    if scheme in ('amqp', 'amqps'):
-        return f'{scheme}://...: a broker, not a store; pass it as broker=..., and for the store {_FORMS}'
-    if len(scheme) == 1 or not rest.startswith('/'):
-        return f'a store is named by a URL; {_FORMS}'
-    return f'{scheme}://...: no store of that kind; {_FORMS}'
-
-
-def _slashes(rest: str) -> str:
-    path = rest.lstrip('/')
-    if '@' in path or '?' in path:
-        return f'sqlite:...: a store has no host, user or options; {_FORMS}'
-    if rest.startswith('//'):
-        return (
-            f'sqlite://{path}: {path.split("/")[0]!r} stands where a host would; '
-            f'write sqlite:///{path} (relative) or sqlite:////{path} (absolute)'
-        )
-    return f'sqlite:{rest}: write sqlite:///{path} (relative) or sqlite:////{path} (absolute)'
-
-
-def network_mount(path: Path, mount_table: str) -> Mount | None:
-    """The network mount that ``path`` lies on, or None when it is on a local one.
-
-    :param path: absolute, with symbolic links resolved; it need not exist.
-    :param mount_table: the text of ``/proc/self/mountinfo`` (see ``proc_pid_mountinfo(5)``).
-    """
-    target = os.path.join(str(path), '')
-    found: Mount | None = None
-    for line in mount_table.splitlines():
-        left, dash, right = line.partition(' - ')
-        fields, kinds = left.split(' '), right.split(' ')
-        if not dash or len(fields) < 5:
-            continue
-        point = _unescape(fields[4])
-        # A later line hides an earlier one that is mounted at the same point.
-        covers = target.startswith(os.path.join(point, ''))
-        if covers and (found is None or len(point) >= len(found.point)):
-            found = Mount(point, kinds[0])
-    return found if found is not None and _is_network(found.type) else None
-
-
-def _is_network(kind: str) -> bool:
-    if kind in _NETWORK_TYPES:
-        return True
-    family, dot, name = kind.partition('.')
-    return family == 'fuse' and bool(dot) and name not in _LOCAL_FUSE
-
-
-def _unescape(text: str) -> str:
-    return re.sub(r'\\([0-7]{3})', lambda match: chr(int(match[1], 8)), text)
+        return locate_server(url)
+    return locate_file(url)

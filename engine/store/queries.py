@@ -11,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Final, Protocol
 
-import msgspec
-
 from ..states import TERMINAL_STATES
 from .records import EngineRecord, LogEntry, ProcessRecord, ProcessSummary
 
-__all__ = ['RUNNABLE', 'Queries', 'SqliteWording', 'Wording']
+__all__ = ['RUNNABLE', 'Queries', 'Wording']
 
 #: What a sweep may claim; the predicate of the index ``process_runnable``. Order by ``nesting DESC, pid``.
 RUNNABLE: Final = "owner IS NULL AND driven = 0 AND state IN ('created', 'running') AND paused = 0"
@@ -37,22 +35,6 @@ class Wording(Protocol):
 
     def pids(self, pids: Iterable[int]) -> object:
         """A set of pids as the value of the parameter ``pids``."""
-
-
-class SqliteWording:
-    """SQLite: sets travel as JSON arrays, since the number of parameters of a statement is fixed."""
-
-    def named(self, name: str) -> str:
-        """``:name``."""
-        return f':{name}'
-
-    def among_pids(self, column: str) -> str:
-        """``column IN (SELECT value FROM json_each(:pids))``."""
-        return f'{column} IN (SELECT value FROM json_each(:pids))'
-
-    def pids(self, pids: Iterable[int]) -> str:
-        """The pids as a JSON array."""
-        return msgspec.json.encode(list(pids)).decode()
 
 
 class Queries:

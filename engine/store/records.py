@@ -9,7 +9,12 @@ import msgspec
 
 
 def storable(text: str) -> str:
-    """The text with lone surrogates, as names of files may hold them, written as escapes: no database takes them."""
+    """The text with what some database does not take written as escapes.
+
+    That is the character NUL, and lone surrogates, as names of files may hold them.
+    """
+    if '\0' in text:
+        text = text.replace('\0', '\\x00')
     return text if text.isascii() else text.encode('utf-8', 'backslashreplace').decode('utf-8')
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from ...threads import StartFailed, StopTimeout
 from ..errors import EngineStopped
 from ..faults import FaultPoint, Faults
+from .database import BUSY_PATIENCE, Database, transact
 from .engines import is_member, rejoin
 from .records import EngineRecord, ProcessRecord, StateChange, Unit, Verdict
 from .transaction import Admission, Cursor, Transaction
@@ -37,36 +38,9 @@ T = TypeVar('T')
 BATCH = 1000
 #: Seconds of uninterrupted writing after which the database's lock is left free for a moment, and that moment.
 HOLD, YIELD = 0.02, 0.001
-#: Seconds to keep trying while another OS process holds the database's lock.
-BUSY_PATIENCE = 60.0
 
 #: Is given the result of an operation, or a :class:`Failure`.
 Reply = Callable[[Any], None]
-
-
-class Database(Protocol):
-    """A database connection as the store thread sees it; it is opened, used and closed on that thread."""
-
-    def open(self) -> None:
-        """Connect; raises a :class:`StoreError` that names the thing and the remedy."""
-
-    def close(self) -> None:
-        """Disconnect."""
-
-    def begin(self) -> Cursor:
-        """Begin a writing transaction."""
-
-    def commit(self) -> None:
-        """Make it durable."""
-
-    def rollback(self) -> None:
-        """Undo it."""
-
-    def is_busy(self, error: BaseException) -> bool:
-        """Whether the same transaction may succeed a moment later."""
-
-    def translate(self, error: BaseException) -> BaseException:
-        """The driver's error as one of ours."""
 
 
 class Listener(Protocol):
@@ -190,6 +164,7 @@ class StoreThread:
         with self._lock:
             if not self._closed:
                 self._closed = True
+                self._database.hurry.set()
                 self._queue.put(None)
 
     def stop(self, timeout: float | None = None) -> None:
@@ -300,30 +275,21 @@ class StoreThread:
             _answer(reply, answer)
 
     def _transact(self, operations: Sequence[Any]) -> tuple[list[Any], Transaction]:
-        give_up = time.monotonic() + BUSY_PATIENCE
-        while True:
-            try:
-                return self._try_transaction(operations)
-            except Exception as error:
-                if not self._database.is_busy(error) or time.monotonic() > give_up:
-                    raise self._database.translate(error) from error
-                LOGGER.warning('the store is busy, trying again: %s', error)
+        return transact(
+            self._database,
+            lambda cursor: self._write(cursor, operations),
+            patience=BUSY_PATIENCE,
+        )
 
-    def _try_transaction(self, operations: Sequence[Any]) -> tuple[list[Any], Transaction]:
-        cursor = self._database.begin()
-        try:
-            transaction = Transaction(
-                cursor=cursor, sql=self._statements, engine_id=self.engine_id, admission=self._admission
-            )
-            self._faults.hit(FaultPoint.BATCH_BEGUN)
-            if self.engine_id and not is_member(transaction):
-                rejoin(transaction, self._listener.next_life())
-            answers = _perform(transaction, operations)
-            self._faults.hit(FaultPoint.BATCH_WRITTEN)
-            self._database.commit()
-        except BaseException:
-            self._database.rollback()
-            raise
+    def _write(self, cursor: Cursor, operations: Sequence[Any]) -> tuple[list[Any], Transaction]:
+        transaction = Transaction(
+            cursor=cursor, sql=self._statements, engine_id=self.engine_id, admission=self._admission
+        )
+        self._faults.hit(FaultPoint.BATCH_BEGUN)
+        if self.engine_id and not is_member(transaction):
+            rejoin(transaction, self._listener.next_life())
+        answers = _perform(transaction, operations)
+        self._faults.hit(FaultPoint.BATCH_WRITTEN)
         return answers, transaction
 
     def _refuse_the_rest(self) -> None:

@@ -18,7 +18,6 @@ import pytest
 
 from treadle.engine.store import intents
 from treadle.engine.store.control import write_once
-from treadle.engine.store.database import open_reader
 from treadle.engine.store.location import locate
 
 SCRIPT = """
@@ -102,7 +101,7 @@ def start(tmp_path: Path, url: str) -> Iterator[Callable[..., Script]]:
 
 
 def states(url: str) -> list[tuple[str, int]]:
-    reader = open_reader(locate(url))
+    reader = locate(url).open_reader()
     try:
         return [(row.state, row.paused) for row in reversed(reader.query())]
     finally:

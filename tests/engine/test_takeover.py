@@ -133,7 +133,7 @@ def test_it_goes_on_under_a_new_id_with_what_was_submitted_under_the_old_one(
     assert stalled.unfinished() == []
     rows = {each.id: each.ended for each in observer.core.source.reader.live_engines()}
     assert rows == {stalled.core.engine_id: None, observer.core.engine_id: None}
-    assert len(list(stalled.location.engines.glob('*.lock'))) == 2
+    assert len(list(stalled.location.lock_folder().glob('*.lock'))) == 2
 
 
 def test_a_function_that_plain_code_has_called_says_where_it_goes_on(pair: tuple[Engine, Engine], gate: Gate) -> None:

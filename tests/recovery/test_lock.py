@@ -15,8 +15,9 @@ import pytest
 
 from treadle.engine import Engine, WorkChain, calcfunction
 from treadle.engine.errors import StoreUnavailable
-from treadle.engine.store import database, store_thread
-from treadle.engine.store.sqlite import begin_writing
+from treadle.engine.store import store_thread
+from treadle.engine.store.sqlite import database
+from treadle.engine.store.sqlite.connection import begin_writing
 
 PATIENCE = 20.0
 

@@ -14,14 +14,11 @@ from typing import Any, Self
 import msgspec
 
 from treadle.engine.faults import Faults, NoFaults
-from treadle.engine.store.database import SqliteDatabase, open_reader
 from treadle.engine.store.engines import register_engine
 from treadle.engine.store.location import locate
 from treadle.engine.store.records import Advance, EngineRecord, Fence, Held, ProcessRecord, StateChange, Unit
-from treadle.engine.store.statements import SqliteDialect, Statements
 from treadle.engine.store.store_thread import StoreThread
 
-STATEMENTS = Statements(SqliteDialect())
 #: From so many deaths of its engines on a process is a suspect here.
 SUSPECT = 2
 
@@ -44,10 +41,10 @@ class Rig:
         self.has_suspect = False
         self.lives: list[int] = []
         self.successor: EngineRecord | None = None
-        self.database = SqliteDatabase(self.location)
+        self.database = self.location.make_database()
         self.store = StoreThread(
             database=self.database,
-            statements=STATEMENTS,
+            statements=self.location.statements(),
             admission=self,
             listener=self,
             faults=faults or NoFaults(),
@@ -88,7 +85,7 @@ class Rig:
 
     def __enter__(self) -> Self:
         self.store.start(20)
-        self.reader = open_reader(self.location, STATEMENTS)
+        self.reader = self.location.open_reader()
         self.engine_id = self.do(lambda transaction: register_engine(transaction, engine_record()))
         self.store.engine_id = self.engine_id
         return self
@@ -139,11 +136,8 @@ class Rig:
 
     def awaiting(self) -> set[tuple[int, int]]:
         """Who waits for whom: (waiter, awaited)."""
-        connection = self.reader._connect()
-        try:
-            return set(connection.execute('SELECT waiter, awaited FROM awaiting').fetchall())
-        finally:
-            connection.close()
+        query = 'SELECT waiter, awaited FROM awaiting'
+        return set(self.reader._connections.use(lambda connection: connection.execute(query).fetchall()))
 
 
 def process_record(pid: int, **fields: Any) -> ProcessRecord:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from treadle.engine.errors import UnsupportedStore
-from treadle.engine.store.location import Mount, default_url, locate, network_mount, parse_url
+from treadle.engine.store.location import locate
+from treadle.engine.store.sqlite.file import Mount, default_url, network_mount, parse_url
 
 
 @pytest.fixture(autouse=True)
@@ -84,8 +85,6 @@ def test_two_names_of_one_file_are_one_location(home: Path) -> None:
         ('sqlite:///new/', 'names a folder'),
         ('sqlite+aiosqlite:///x.db', 'no driver is named'),
         ('mysql://host/db', 'mysql://...: no store of that kind; write sqlite:///'),
-        ('postgresql://host/db', 'PostgreSQL stores come with a later release'),
-        ('postgresql+psycopg://host/db', 'PostgreSQL stores come with a later release'),
         ('amqp://host', 'a broker, not a store; pass it as broker='),
         ('C:\\runs.db', 'write sqlite:///'),
     ],
@@ -98,7 +97,7 @@ def test_mistakes_are_answered_with_what_to_write(url: str | Path, remedy: str) 
 @pytest.mark.parametrize(
     'url',
     [
-        'postgresql://ada:secret@host/db',
+        'postgresql+psycopg://ada:secret@host/db',
         'mysql://ada:secret@host/db?password=secret',
         'sqlite://ada:secret@host/db',
         'sqlite:///runs.db?password=secret',
@@ -110,7 +109,7 @@ def test_mistakes_are_answered_with_what_to_write(url: str | Path, remedy: str) 
 )
 def test_credentials_are_never_repeated(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('TREADLE_STORE', url)
-    for attempt in (lambda: parse_url(url), locate):
+    for attempt in (lambda: locate(url), locate):
         with pytest.raises(UnsupportedStore) as caught:
             attempt()
         assert 'secret' not in str(caught.value)
@@ -118,15 +117,14 @@ def test_credentials_are_never_repeated(url: str, monkeypatch: pytest.MonkeyPatc
 
 def test_the_default_is_in_the_users_data_directory(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_url() == f'sqlite:///{home}/.local/share/treadle/treadle.db'
-    location = locate()
+    location = locate().file
     assert location.is_default
     assert location.path == home / '.local/share/treadle/treadle.db'
     assert not location.path.parent.exists()
     assert not parse_url('sqlite:///runs.db').is_default
     monkeypatch.setenv('TREADLE_STORE', 'sqlite:///mine.db')
-    assert default_url() == 'sqlite:///mine.db'
-    assert locate().path == home / 'mine.db'
-    assert not locate().is_default
+    assert locate().file.path == home / 'mine.db'
+    assert not locate().file.is_default
 
 
 def test_a_mistake_in_the_environment_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,8 +191,8 @@ def test_a_network_root_is_recognised(kind: str) -> None:
 
 
 def test_without_a_mount_table_the_path_is_taken(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('treadle.engine.store.location._MOUNT_TABLE', str(home / 'none'))
-    assert locate('sqlite:///runs.db').path == home / 'runs.db'
+    monkeypatch.setattr('treadle.engine.store.sqlite.file._MOUNT_TABLE', str(home / 'none'))
+    assert locate('sqlite:///runs.db').file.path == home / 'runs.db'
 
 
 class TinyFuse:

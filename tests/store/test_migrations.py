@@ -18,14 +18,16 @@ from alembic.runtime.migration import MigrationContext
 
 from treadle.engine.errors import StoreTooNew, StoreUnavailable
 from treadle.engine.store import migrations, schema
-from treadle.engine.store.database import open_reader
-from treadle.engine.store.location import StoreLocation, default_url, parse_url
-from treadle.engine.store.migrations import check_schema, ensure_schema, upgrade
-from treadle.engine.store.sqlite import connect_reader, connect_writer
+from treadle.engine.store.migrations import run
+from treadle.engine.store.sqlite import upgrade
+from treadle.engine.store.sqlite.connection import connect_reader, connect_writer
+from treadle.engine.store.sqlite.file import StoreFile, default_url, parse_url
+from treadle.engine.store.sqlite.location import SqliteLocation
+from treadle.engine.store.sqlite.revision import check_schema, ensure_schema
 
 
 @pytest.fixture
-def location(tmp_path: Path) -> StoreLocation:
+def location(tmp_path: Path) -> StoreFile:
     return parse_url(f'sqlite:///{tmp_path}/store.db')
 
 
@@ -45,10 +47,10 @@ def objects(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def test_the_constant_is_the_only_head() -> None:
-    assert upgrade.script_directory().get_heads() == [migrations.HEAD] == [schema.HEAD]
+    assert run.script_directory().get_heads() == [migrations.HEAD] == [schema.HEAD]
 
 
-def test_migrations_make_exactly_the_metadata(location: StoreLocation, tmp_path: Path) -> None:
+def test_migrations_make_exactly_the_metadata(location: StoreFile, tmp_path: Path) -> None:
     ensure_schema(location)
     direct = tmp_path / 'direct.db'
     engine = sqlalchemy.create_engine(f'sqlite:///{direct}')
@@ -78,7 +80,7 @@ def test_migrations_say_the_same_to_postgresql() -> None:
         opts={
             'as_sql': True,
             'output_buffer': text,
-            'fn': lambda revision, _: upgrade.script_directory()._upgrade_revs('head', revision),
+            'fn': lambda revision, _: run.script_directory()._upgrade_revs('head', revision),
         },
     )
     with Operations.context(context):
@@ -94,7 +96,7 @@ def test_migrations_say_the_same_to_postgresql() -> None:
     assert 'PRAGMA' not in script
 
 
-def test_a_new_database_is_ready(location: StoreLocation) -> None:
+def test_a_new_database_is_ready(location: StoreFile) -> None:
     ensure_schema(location)
     ensure_schema(location)
     with contextlib.closing(connect_writer(location)) as connection:
@@ -103,12 +105,13 @@ def test_a_new_database_is_ready(location: StoreLocation) -> None:
     assert sorted(item.name for item in location.path.parent.iterdir()) == ['store.db']
 
 
-def test_eight_processes_open_a_new_database_at_once(location: StoreLocation) -> None:
+def test_eight_processes_open_a_new_database_at_once(location: StoreFile) -> None:
     program = (
         'import sys\n'
-        'from treadle.engine.store.location import parse_url\n'
-        'from treadle.engine.store.migrations import ensure_schema, upgrade\n'
-        'from treadle.engine.store.sqlite import connect_writer\n'
+        'from treadle.engine.store.sqlite.file import parse_url\n'
+        'from treadle.engine.store.sqlite import upgrade\n'
+        'from treadle.engine.store.sqlite.revision import ensure_schema\n'
+        'from treadle.engine.store.sqlite.connection import connect_writer\n'
         'location = parse_url(sys.argv[1])\n'
         "print('ready', flush=True)\n"
         'sys.stdin.readline()\n'
@@ -141,15 +144,15 @@ def test_eight_processes_open_a_new_database_at_once(location: StoreLocation) ->
         assert connection.execute('SELECT version_num FROM alembic_version').fetchall() == [(migrations.HEAD,)]
 
 
-def test_opening_a_database_at_head_imports_neither_alembic_nor_sqlalchemy(location: StoreLocation) -> None:
+def test_opening_a_database_at_head_imports_neither_alembic_nor_sqlalchemy(location: StoreFile) -> None:
     ensure_schema(location)
     program = (
         'import sys\n'
         'import treadle.engine.store.lockfile\n'
-        'from treadle.engine.store.location import locate\n'
-        'from treadle.engine.store.migrations import ensure_schema\n'
-        'from treadle.engine.store.sqlite import connect_reader, connect_writer\n'
-        'location = locate(sys.argv[1])\n'
+        'from treadle.engine.store.sqlite.file import parse_url\n'
+        'from treadle.engine.store.sqlite.revision import ensure_schema\n'
+        'from treadle.engine.store.sqlite.connection import connect_reader, connect_writer\n'
+        'location = parse_url(sys.argv[1])\n'
         'ensure_schema(location)\n'
         'connect_writer(location).close()\n'
         'connect_reader(location).close()\n'
@@ -161,14 +164,14 @@ def test_opening_a_database_at_head_imports_neither_alembic_nor_sqlalchemy(locat
     assert output == '[]\n'
 
 
-def test_a_failed_migration_leaves_nothing(location: StoreLocation, monkeypatch: pytest.MonkeyPatch) -> None:
-    migrate = upgrade._migrate
+def test_a_failed_migration_leaves_nothing(location: StoreFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    migrate = upgrade.migrate
 
-    def fail(connection: sqlalchemy.Connection, location: StoreLocation, revision: str | None) -> None:
-        migrate(connection, location, revision)
+    def fail(connection: sqlalchemy.Connection, store: str, revision: str | None) -> None:
+        migrate(connection, store, revision)
         raise RuntimeError('struck by lightning')
 
-    monkeypatch.setattr(upgrade, '_migrate', fail)
+    monkeypatch.setattr(upgrade, 'migrate', fail)
     with pytest.raises(RuntimeError, match='lightning'):
         ensure_schema(location)
     assert objects(location.path) == {}
@@ -177,7 +180,7 @@ def test_a_failed_migration_leaves_nothing(location: StoreLocation, monkeypatch:
     assert 'process' in objects(location.path)
 
 
-def test_a_newer_store_names_both_revisions_and_the_remedy(location: StoreLocation) -> None:
+def test_a_newer_store_names_both_revisions_and_the_remedy(location: StoreFile) -> None:
     ensure_schema(location)
     with contextlib.closing(connect_writer(location)) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
@@ -190,7 +193,7 @@ def test_a_newer_store_names_both_revisions_and_the_remedy(location: StoreLocati
     assert location.path.read_bytes() == before
 
 
-def test_a_reader_of_an_older_store_is_told_to_start_an_engine(location: StoreLocation) -> None:
+def test_a_reader_of_an_older_store_is_told_to_start_an_engine(location: StoreFile) -> None:
     ensure_schema(location)
     with contextlib.closing(connect_writer(location)) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '0000'")
@@ -198,7 +201,7 @@ def test_a_reader_of_an_older_store_is_told_to_start_an_engine(location: StoreLo
             check_schema(connection, location)
 
 
-def test_a_store_that_lost_its_revision_is_refused(location: StoreLocation) -> None:
+def test_a_store_that_lost_its_revision_is_refused(location: StoreFile) -> None:
     ensure_schema(location)
     with contextlib.closing(connect_writer(location)) as connection:
         connection.execute('DELETE FROM alembic_version')
@@ -206,11 +209,11 @@ def test_a_store_that_lost_its_revision_is_refused(location: StoreLocation) -> N
         ensure_schema(location)
 
 
-def make_first_revision(location: StoreLocation) -> None:
+def make_first_revision(location: StoreFile) -> None:
     """A store as the first Treadle made it, with a process in it."""
     engine = sqlalchemy.create_engine(f'sqlite:///{location.path}')
     with engine.begin() as connection:
-        steps = {'fn': lambda revision, _: upgrade.script_directory()._upgrade_revs('0001', revision)}
+        steps = {'fn': lambda revision, _: run.script_directory()._upgrade_revs('0001', revision)}
         context = MigrationContext.configure(connection, opts=steps)
         with Operations.context(context):
             context.run_migrations()
@@ -222,7 +225,7 @@ def make_first_revision(location: StoreLocation) -> None:
 
 
 def test_a_store_of_the_first_revision_is_upgraded_with_all_that_is_in_it(
-    location: StoreLocation, tmp_path: Path
+    location: StoreFile, tmp_path: Path
 ) -> None:
     make_first_revision(location)
     with contextlib.closing(connect_reader(location)) as reader, pytest.raises(StoreUnavailable, match='older Treadle'):
@@ -231,7 +234,7 @@ def test_a_store_of_the_first_revision_is_upgraded_with_all_that_is_in_it(
     new = parse_url(f'sqlite:///{tmp_path}/new.db')
     ensure_schema(new)
     assert objects(location.path) == objects(new.path)
-    record = open_reader(location).process(7)
+    record = SqliteLocation(location).open_reader().process(7)
     assert (record.class_name, record.state, record.code) == ('module:Class', 'created', None)
 
 
@@ -244,7 +247,7 @@ def test_a_store_of_the_first_revision_is_upgraded_with_all_that_is_in_it(
         'CREATE TABLE invoices (id INTEGER)',
     ],
 )
-def test_the_database_of_another_application_is_left_as_it_is(location: StoreLocation, script: str) -> None:
+def test_the_database_of_another_application_is_left_as_it_is(location: StoreFile, script: str) -> None:
     with contextlib.closing(sqlite3.connect(location.path)) as connection:
         connection.executescript(script)
     before = location.path.read_bytes()
@@ -254,7 +257,7 @@ def test_the_database_of_another_application_is_left_as_it_is(location: StoreLoc
     assert [item.name for item in location.path.parent.iterdir()] == ['store.db']
 
 
-def test_a_file_that_is_no_database_is_left_as_it_is(location: StoreLocation) -> None:
+def test_a_file_that_is_no_database_is_left_as_it_is(location: StoreFile) -> None:
     text = b'Dear diary, ' * 500
     location.path.write_bytes(text)
     with pytest.raises(StoreUnavailable, match='is not an SQLite database; it is left as it is'):
@@ -262,7 +265,7 @@ def test_a_file_that_is_no_database_is_left_as_it_is(location: StoreLocation) ->
     assert location.path.read_bytes() == text
 
 
-def test_an_empty_file_becomes_a_store(location: StoreLocation) -> None:
+def test_an_empty_file_becomes_a_store(location: StoreFile) -> None:
     location.path.touch()
     with contextlib.closing(connect_reader(location)) as reader, pytest.raises(StoreUnavailable, match='is empty'):
         check_schema(reader, location)
@@ -270,7 +273,7 @@ def test_an_empty_file_becomes_a_store(location: StoreLocation) -> None:
     assert 'process' in objects(location.path)
 
 
-def test_no_database_is_made_beside_the_log_of_one_that_was_moved_away(location: StoreLocation) -> None:
+def test_no_database_is_made_beside_the_log_of_one_that_was_moved_away(location: StoreFile) -> None:
     ensure_schema(location)
     log = location.path.with_name(f'{location.path.name}-wal')
     away = location.path.with_name('away.db')

@@ -19,10 +19,8 @@ from pathlib import Path
 import pytest
 
 from treadle.engine.errors import StoreError, StoreFull, StoreReadOnly, StoreUnavailable
-from treadle.engine.store.location import StoreLocation, parse_url
 from treadle.engine.store.lockfile import EngineLock
-from treadle.engine.store.migrations import check_schema, ensure_schema
-from treadle.engine.store.sqlite import (
+from treadle.engine.store.sqlite.connection import (
     check_version,
     connect_reader,
     connect_writer,
@@ -31,17 +29,19 @@ from treadle.engine.store.sqlite import (
     translate_error,
     use_write_ahead_log,
 )
+from treadle.engine.store.sqlite.file import StoreFile, parse_url
+from treadle.engine.store.sqlite.revision import check_schema, ensure_schema
 
 LOG = "INSERT INTO log (pid, at, level, logger, message) VALUES (1, 0.0, 20, 'test', ?)"
 
 
 @pytest.fixture
-def location(tmp_path: Path) -> StoreLocation:
+def location(tmp_path: Path) -> StoreFile:
     return parse_url(f'sqlite:///{tmp_path}/my%20store%3F.db')
 
 
 @pytest.fixture
-def store(location: StoreLocation) -> StoreLocation:
+def store(location: StoreFile) -> StoreFile:
     ensure_schema(location)
     return location
 
@@ -83,7 +83,7 @@ def fill(disk: Path, *, leave: int) -> Path:
 # --- connections
 
 
-def test_a_writer_is_durable_and_explicit(store: StoreLocation) -> None:
+def test_a_writer_is_durable_and_explicit(store: StoreFile) -> None:
     with contextlib.closing(connect_writer(store)) as writer:
         settings = {
             name: writer.execute(f'PRAGMA {name}').fetchone()[0]
@@ -94,13 +94,13 @@ def test_a_writer_is_durable_and_explicit(store: StoreLocation) -> None:
         assert not writer.in_transaction
 
 
-def test_a_writer_makes_no_database(location: StoreLocation) -> None:
+def test_a_writer_makes_no_database(location: StoreFile) -> None:
     with pytest.raises(StoreUnavailable, match='there is no store at'):
         connect_writer(location)
     assert not location.path.exists()
 
 
-def test_a_reader_works_while_no_engine_runs_and_while_one_does(store: StoreLocation) -> None:
+def test_a_reader_works_while_no_engine_runs_and_while_one_does(store: StoreFile) -> None:
     with contextlib.closing(connect_reader(store)) as reader:
         check_schema(reader, store)
         assert count(reader) == 0
@@ -113,7 +113,7 @@ def test_a_reader_works_while_no_engine_runs_and_while_one_does(store: StoreLoca
         assert count(reader) == 1
 
 
-def test_a_reader_cannot_write(store: StoreLocation) -> None:
+def test_a_reader_cannot_write(store: StoreFile) -> None:
     with contextlib.closing(connect_reader(store)) as reader:
         with pytest.raises(sqlite3.OperationalError) as caught:
             reader.execute(LOG, ('x',))
@@ -121,7 +121,7 @@ def test_a_reader_cannot_write(store: StoreLocation) -> None:
     assert isinstance(error, StoreReadOnly)
 
 
-def test_a_reader_may_change_threads(store: StoreLocation) -> None:
+def test_a_reader_may_change_threads(store: StoreFile) -> None:
     found: list[int] = []
     with contextlib.closing(connect_reader(store)) as reader:
         thread = threading.Thread(target=lambda: found.append(count(reader)))
@@ -130,17 +130,17 @@ def test_a_reader_may_change_threads(store: StoreLocation) -> None:
     assert found == [0]
 
 
-def test_a_reader_of_nothing_makes_nothing(location: StoreLocation) -> None:
+def test_a_reader_of_nothing_makes_nothing(location: StoreFile) -> None:
     with pytest.raises(StoreUnavailable, match=r'no store at .*made when an engine first runs'):
         connect_reader(location)
     assert not location.path.exists()
 
 
-def test_commits_of_a_killed_engine_are_read(store: StoreLocation) -> None:
+def test_commits_of_a_killed_engine_are_read(store: StoreFile) -> None:
     program = (
         'import os, signal, sys\n'
-        'from treadle.engine.store.location import parse_url\n'
-        'from treadle.engine.store.sqlite import connect_writer\n'
+        'from treadle.engine.store.sqlite.file import parse_url\n'
+        'from treadle.engine.store.sqlite.connection import connect_writer\n'
         'writer = connect_writer(parse_url(sys.argv[1]))\n'
         f'writer.execute({LOG!r}, ("x",))\n'
         'os.kill(os.getpid(), signal.SIGKILL)\n'
@@ -151,7 +151,7 @@ def test_commits_of_a_killed_engine_are_read(store: StoreLocation) -> None:
         assert count(reader) == 1
 
 
-def test_the_log_is_switched_on_though_others_read(location: StoreLocation) -> None:
+def test_the_log_is_switched_on_though_others_read(location: StoreFile) -> None:
     """The switch needs the database for itself for a moment and waits for it."""
     with contextlib.closing(sqlite3.connect(location.path, isolation_level=None)) as other:
         other.execute('CREATE TABLE t (x)')
@@ -175,7 +175,7 @@ def test_an_old_sqlite_is_named() -> None:
         check_version((3, 34, 1))
 
 
-def test_a_locked_database_says_what_to_look_for(store: StoreLocation) -> None:
+def test_a_locked_database_says_what_to_look_for(store: StoreFile) -> None:
     with contextlib.closing(connect_writer(store)) as first, contextlib.closing(
         connect_writer(store, busy_timeout=0)
     ) as second:
@@ -188,7 +188,7 @@ def test_a_locked_database_says_what_to_look_for(store: StoreLocation) -> None:
     assert re.search(r'is locked by another program .*long transaction', str(error))
 
 
-def test_a_damaged_database_says_how_to_save_it(store: StoreLocation) -> None:
+def test_a_damaged_database_says_how_to_save_it(store: StoreFile) -> None:
     with open(store.path, 'r+b') as file:
         file.seek(4096)
         file.write(b'\xff' * 8192)
@@ -200,14 +200,14 @@ def test_a_damaged_database_says_how_to_save_it(store: StoreLocation) -> None:
     assert re.search(r'is damaged .*\.recover', str(error))
 
 
-def test_a_file_that_is_no_database(location: StoreLocation) -> None:
+def test_a_file_that_is_no_database(location: StoreFile) -> None:
     location.path.write_bytes(b'Dear diary, ' * 500)
     for connect in (connect_writer, connect_reader):
         with pytest.raises(StoreUnavailable, match='is not an SQLite database'):
             connect(location)
 
 
-def test_a_closed_connection_is_translated(store: StoreLocation) -> None:
+def test_a_closed_connection_is_translated(store: StoreFile) -> None:
     writer = connect_writer(store)
     writer.close()
     with pytest.raises(sqlite3.ProgrammingError) as caught:
@@ -335,7 +335,7 @@ def unprivileged(attempt: Callable[[], object]) -> object:
         receiver.close()
 
 
-def read(location: StoreLocation) -> int:
+def read(location: StoreFile) -> int:
     with contextlib.closing(connect_reader(location)) as reader:
         return count(reader)
 

@@ -13,9 +13,10 @@ import pytest
 from treadle.engine.errors import EngineStopped, KeyConflict, StoreFull, StoreReadOnly, StoreUnavailable
 from treadle.engine.faults import FaultPoint
 from treadle.engine.pids import PidBlocks
-from treadle.engine.store import database, intents, store_thread
+from treadle.engine.store import intents, store_thread
 from treadle.engine.store.records import Advance, Held, Lost, Unit
-from treadle.engine.store.sqlite import begin_writing
+from treadle.engine.store.sqlite import database
+from treadle.engine.store.sqlite.connection import begin_writing
 from treadle.engine.testing import BlockAt, RaiseAt
 
 # -- batches -------------------------------------------------------------------------------------------------
@@ -203,7 +204,7 @@ def test_a_reply_that_raises_is_the_posters_own_affair(rig: Any) -> None:
 
 def test_it_waits_while_another_connection_holds_the_lock(rig: Any, rigs: Any) -> None:
     fence = rig.running()
-    other = sqlite3.connect(rig.location.path, isolation_level=None)
+    other = sqlite3.connect(rig.location.file.path, isolation_level=None)
     other.execute('BEGIN IMMEDIATE')
     future = rig.store.commit(rigs.proceed(fence))
     # Whatever else is posted meanwhile waits in the queue, and readers do not wait at all.
@@ -223,7 +224,7 @@ def test_a_lock_that_is_never_given_back_fails_the_batch_at_once_and_not_one_by_
     monkeypatch.setattr(database, 'begin_writing', functools.partial(begin_writing, patience=0.02))
     with rigs.Rig(tmp_path / 'store.db') as rig:
         fence = rig.running()
-        other = sqlite3.connect(rig.location.path, isolation_level=None)
+        other = sqlite3.connect(rig.location.file.path, isolation_level=None)
         other.execute('BEGIN IMMEDIATE')
         answers = [rig.store.commit(rigs.proceed(fence)) for _ in range(10)]
         errors = [future.exception(20) for future in answers]

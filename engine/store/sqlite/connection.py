@@ -3,7 +3,7 @@
 One writer per engine, on the store thread; readers wherever somebody reads. The write-ahead log lets them
 go on beside each other: a reader sees the state of the moment its transaction began and delays nobody.
 
-Nothing here knows the tables; ``migrations.ensure_schema`` makes them, and must have run before
+Nothing here knows the tables; ``revision.ensure_schema`` makes them, and must have run before
 :func:`connect_writer`.
 """
 
@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from ..errors import StoreError, StoreFull, StoreReadOnly, StoreUnavailable
-from .location import STORE_VARIABLE, StoreLocation
+from ...config import STORE_VARIABLE
+from ...errors import StoreError, StoreFull, StoreReadOnly, StoreUnavailable
+from ..connections import uncut
+from .file import StoreFile
 
 __all__ = [
     'MINIMUM_VERSION',
@@ -26,6 +28,7 @@ __all__ = [
     'connect_reader',
     'connect_writer',
     'is_busy',
+    'leave_inherited',
     'open_database',
     'refuse_lost_database',
     'translate_error',
@@ -51,6 +54,9 @@ _LOG_LIMIT: Final = 64 * 1024 * 1024
 # Below this many free bytes, an input-output error is put down to the full disk.
 _SCARCE: Final = 64 * 1024
 
+# What a forked child got from its parent in the middle of being used, and must neither use nor close.
+_inherited: list[sqlite3.Connection] = []
+
 
 def check_version(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> None:
     """See to it that the SQLite library is new enough.
@@ -66,7 +72,7 @@ def check_version(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> Non
 
 
 def open_database(
-    location: StoreLocation, mode: str, *, busy_timeout: float = BUSY_TIMEOUT, immutable: bool = False
+    file: StoreFile, mode: str, *, busy_timeout: float = BUSY_TIMEOUT, immutable: bool = False
 ) -> sqlite3.Connection:
     """Open the file with no pragma set and no transaction begun; nothing is read yet.
 
@@ -74,7 +80,7 @@ def open_database(
     :raises StoreError: the library is too old, or the file cannot be opened.
     """
     check_version()
-    uri = f'file:{quote(os.fsencode(location.path))}?mode={mode}'
+    uri = f'file:{quote(os.fsencode(file.path))}?mode={mode}'
     if immutable:
         uri += '&immutable=1'
     try:
@@ -89,10 +95,10 @@ def open_database(
             check_same_thread=False,
         )
     except sqlite3.Error as error:
-        raise translate_error(error, location) from error
+        raise translate_error(error, file) from error
 
 
-def connect_writer(location: StoreLocation, *, busy_timeout: float = BUSY_TIMEOUT) -> sqlite3.Connection:
+def connect_writer(file: StoreFile, *, busy_timeout: float = BUSY_TIMEOUT) -> sqlite3.Connection:
     """Open a store for writing, on the thread that will write.
 
     Commits are durable when they return (``synchronous=FULL``). There are no implicit transactions.
@@ -101,8 +107,8 @@ def connect_writer(location: StoreLocation, *, busy_timeout: float = BUSY_TIMEOU
     :raises StoreUnavailable: there is no database, or it is not one.
     :raises StoreReadOnly: the database or its folder may not be written.
     """
-    require_writable(location)
-    connection = open_database(location, 'rw', busy_timeout=busy_timeout)
+    require_writable(file)
+    connection = open_database(file, 'rw', busy_timeout=busy_timeout)
     try:
         use_write_ahead_log(connection, patience=busy_timeout)
         for setting in (
@@ -116,14 +122,14 @@ def connect_writer(location: StoreLocation, *, busy_timeout: float = BUSY_TIMEOU
             connection.execute(f'PRAGMA {setting}')
     except sqlite3.Error as error:
         connection.close()
-        raise translate_error(error, location) from error
+        raise translate_error(error, file) from error
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def connect_reader(location: StoreLocation, *, busy_timeout: float = BUSY_TIMEOUT) -> sqlite3.Connection:
+def connect_reader(file: StoreFile, *, busy_timeout: float = BUSY_TIMEOUT) -> sqlite3.Connection:
     """Open a store for reading, whether an engine runs or not.
 
     The connection may change threads, but only one at a time may use it.
@@ -138,31 +144,31 @@ def connect_reader(location: StoreLocation, *, busy_timeout: float = BUSY_TIMEOU
     :raises StoreUnavailable: there is no database, or it is not one.
     :raises StoreReadOnly: the log holds commits that cannot be read without write permission.
     """
-    if not location.path.exists():
-        refuse_lost_database(location)
+    if not file.path.exists():
+        refuse_lost_database(file)
         raise StoreUnavailable(
-            f'there is no store at {location.path}; it is made when an engine first runs a process there. '
+            f'there is no store at {file.path}; it is made when an engine first runs a process there. '
             f'Name another store with {STORE_VARIABLE}=sqlite:////path/of/a/store.db'
         )
     try:
-        return _connect_reader(location, busy_timeout=busy_timeout, immutable=False)
+        return _connect_reader(file, busy_timeout=busy_timeout, immutable=False)
     except sqlite3.Error as error:
-        if not _lacks_shared_memory(error, location):
-            raise translate_error(error, location) from error
-    if _size(_log(location)) > 0:
+        if not _lacks_shared_memory(error, file):
+            raise translate_error(error, file) from error
+    if _size(_log(file)) > 0:
         raise StoreReadOnly(
-            f'the store {location.path} holds commits in {_log(location).name}, left by an engine that was '
-            f'killed, and to read them the folder {location.path.parent} would have to be writable here; '
+            f'the store {file.path} holds commits in {_log(file).name}, left by an engine that was '
+            f'killed, and to read them the folder {file.path.parent} would have to be writable here; '
             'open it as a user who may write there, or copy the database and its -wal file to another folder'
         )
     try:
-        return _connect_reader(location, busy_timeout=busy_timeout, immutable=True)
+        return _connect_reader(file, busy_timeout=busy_timeout, immutable=True)
     except sqlite3.Error as error:
-        raise translate_error(error, location) from error
+        raise translate_error(error, file) from error
 
 
-def _connect_reader(location: StoreLocation, *, busy_timeout: float, immutable: bool) -> sqlite3.Connection:
-    connection = open_database(location, 'ro', busy_timeout=busy_timeout, immutable=immutable)
+def _connect_reader(file: StoreFile, *, busy_timeout: float, immutable: bool) -> sqlite3.Connection:
+    connection = open_database(file, 'ro', busy_timeout=busy_timeout, immutable=immutable)
     try:
         connection.execute('PRAGMA query_only = ON')
         # The file is not looked at before the first read; make it, so that errors come here.
@@ -173,34 +179,48 @@ def _connect_reader(location: StoreLocation, *, busy_timeout: float, immutable: 
     return connection
 
 
-def refuse_lost_database(location: StoreLocation) -> None:
+def leave_inherited(connection: sqlite3.Connection) -> None:
+    """Get rid of a parent's connection in a forked child.
+
+    SQLite keeps what it knows of locked files per OS process, and the child has a copy of that: while an inherited
+    connection is open there, new ones believe that they hold locks which only the parent holds. Closed between two
+    transactions it takes that belief along and leaves the parent's locks alone, which the system keeps per OS process.
+    Closed in the middle of one it might undo the parent's work, hence it is kept then.
+    """
+    if uncut.clean:
+        connection.close()
+    else:
+        _inherited.append(connection)
+
+
+def refuse_lost_database(file: StoreFile) -> None:
     """See to it that no new database is made beside the log of another, which would be emptied by it.
 
     :raises StoreUnavailable: the log is there, and the database is not.
     """
     # In this order: who makes a database makes its log later.
-    if _log(location).exists() and not location.path.exists():
+    if _log(file).exists() and not file.path.exists():
         raise StoreUnavailable(
-            f'the store {location.path} is not there, but its log {_log(location).name} is, with what was committed '
+            f'the store {file.path} is not there, but its log {_log(file).name} is, with what was committed '
             'last: the database was moved away or deleted while an engine ran or after one was killed. Put it back; '
             'or, for a new store of this name, remove the log'
         )
 
 
-def require_writable(location: StoreLocation) -> None:
+def require_writable(file: StoreFile) -> None:
     """See early that the file and its folder can be written; SQLite would only say so at the first write.
 
     :raises StoreReadOnly: they cannot.
     :raises StoreUnavailable: the file is missing.
     """
-    path = location.path
+    path = file.path
     if not path.exists():
         raise StoreUnavailable(
             f'there is no store at {path}; put it back if it was moved, or start an engine on it'
         )
     for item in (path, path.parent):
         if not os.access(item, os.W_OK):
-            raise _read_only(location, item)
+            raise _read_only(file, item)
 
 
 def use_write_ahead_log(connection: sqlite3.Connection, *, patience: float = BUSY_TIMEOUT) -> None:
@@ -252,18 +272,18 @@ def is_busy(error: BaseException) -> bool:
     return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def translate_error(error: sqlite3.Error, location: StoreLocation) -> StoreError:
+def translate_error(error: sqlite3.Error, file: StoreFile) -> StoreError:
     """The engine's error for one of SQLite's, with what can be done about it. It is returned, not raised."""
-    code, path = _code(error), location.path
+    code, path = _code(error), file.path
     if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(path.parent)):
         return StoreFull(
             f'the disk of the store {path} is full ({error}); free some space there, then go on: '
             'nothing of the failed write was kept, and what was committed before is intact'
         )
     if code == sqlite3.SQLITE_READONLY:
-        return _read_only(location, path if path.exists() else path.parent)
+        return _read_only(file, path if path.exists() else path.parent)
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
-        return _cannot_open(error, location)
+        return _cannot_open(error, file)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StoreUnavailable(
             f'the store {path} is locked by another program ({error}); end whatever holds a long transaction '
@@ -288,8 +308,8 @@ def translate_error(error: sqlite3.Error, location: StoreLocation) -> StoreError
     return StoreUnavailable(f'the store {path} refused an operation: {error} ({_name(error)})')
 
 
-def _cannot_open(error: sqlite3.Error, location: StoreLocation) -> StoreError:
-    path = location.path
+def _cannot_open(error: sqlite3.Error, file: StoreFile) -> StoreError:
+    path = file.path
     if not path.parent.is_dir():
         return StoreUnavailable(
             f'the folder {path.parent} of the store {path} does not exist; make it, or name another store'
@@ -302,7 +322,7 @@ def _cannot_open(error: sqlite3.Error, location: StoreLocation) -> StoreError:
         )
     for item in (path, path.parent):
         if item.exists() and not os.access(item, os.W_OK):
-            return _read_only(location, item)
+            return _read_only(file, item)
     if _is_full(path.parent):
         return StoreFull(f'the disk of the store {path} is full; free some space there and try again')
     if not path.exists():
@@ -312,22 +332,22 @@ def _cannot_open(error: sqlite3.Error, location: StoreLocation) -> StoreError:
     )
 
 
-def _read_only(location: StoreLocation, item: Path) -> StoreReadOnly:
-    what = 'the folder' if item != location.path else 'the file'
+def _read_only(file: StoreFile, item: Path) -> StoreReadOnly:
+    what = 'the folder' if item != file.path else 'the file'
     return StoreReadOnly(
-        f'the store {location.path} cannot be written: {what} {item} is read-only here; make it and its '
+        f'the store {file.path} cannot be written: {what} {item} is read-only here; make it and its '
         f'folder writable, or use another store ({STORE_VARIABLE}=sqlite:////path/of/a/store.db)'
     )
 
 
-def _lacks_shared_memory(error: sqlite3.Error, location: StoreLocation) -> bool:
+def _lacks_shared_memory(error: sqlite3.Error, file: StoreFile) -> bool:
     return _code(error) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) and (
-        os.access(location.path, os.R_OK) and not os.access(location.path.parent, os.W_OK)
+        os.access(file.path, os.R_OK) and not os.access(file.path.parent, os.W_OK)
     )
 
 
-def _log(location: StoreLocation) -> Path:
-    return location.path.with_name(f'{location.path.name}-wal')
+def _log(file: StoreFile) -> Path:
+    return file.path.with_name(f'{file.path.name}-wal')
 
 
 def _size(path: Path) -> int:

@@ -1,0 +1,40 @@
+"""Running migrations with Alembic; imported only when there are any to run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from . import HEAD, too_new
+
+__all__ = ['migrate', 'script_directory']
+
+
+def script_directory() -> ScriptDirectory:
+    """Alembic's view of the ``versions`` beside this file, made from code: there is no alembic.ini."""
+    folder = Path(__file__).parent
+    return ScriptDirectory(str(folder), version_locations=[str(folder / 'versions')])
+
+
+def migrate(connection: sqlalchemy.Connection, store: str, revision: str | None) -> None:
+    """Run what lies between ``revision`` and ``HEAD``, inside the connection's transaction.
+
+    :param store: the store's name, for people.
+    :raises StoreTooNew: the revision is not one of ours.
+    """
+    directory = script_directory()
+    if revision is not None and revision not in {script.revision for script in directory.walk_revisions()}:
+        raise too_new(store, revision)
+
+    def steps(current: Any, _context: MigrationContext) -> Any:
+        # What `alembic.command.upgrade` does, without its files and its terminal output.
+        return directory._upgrade_revs(HEAD, current)
+
+    context = MigrationContext.configure(connection, opts={'fn': steps})
+    with Operations.context(context):
+        context.run_migrations()
