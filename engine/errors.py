@@ -101,6 +101,22 @@ class CommunicatorClosed(CommunicationError):
     """The communicator takes no more messages, or closed before this one was delivered."""
 
 
+class MessageNotSent(CommunicationError):
+    """The broker could not be given a message in time, or an answer can no longer come; says which."""
+
+
+class BrokerError(CommunicationError):
+    """Base of what can be wrong with the broker; no message shows a password."""
+
+
+class BrokerUnavailable(BrokerError):
+    """The broker cannot be reached, or does not answer; that may be over in a while."""
+
+
+class BrokerRefused(BrokerError):
+    """The broker does not let us in, or not onto this virtual host: something has to be set right."""
+
+
 class TransportError(TreadleError):
     """Base of what can be wrong between here and a computer.
 

@@ -32,14 +32,28 @@ quiet_asyncio = _leaks.quiet_asyncio
 #: Importable, so that tasks can name its classes.
 _load('treadle_tests_hosts', Path(__file__).parent / 'hosts.py')
 
+def _rabbit(request: pytest.FixtureRequest) -> Communicator:
+    from treadle.engine.communication.address import address_of
+    from treadle.engine.communication.rabbit import RabbitCommunicator
+
+    address = address_of(request.getfixturevalue('broker'))
+    assert address is not None
+    made = RabbitCommunicator(address)
+    made.start()
+    return made
+
+
 #: What makes a communicator, by its name; every one of them is held to the same contract.
-COMMUNICATORS: dict[str, Callable[[], Communicator]] = {'local': LocalCommunicator}
+COMMUNICATORS: dict[str, Callable[[pytest.FixtureRequest], Communicator]] = {
+    'local': lambda request: LocalCommunicator(),
+    'rabbit': _rabbit,
+}
 
 
 @pytest.fixture(params=COMMUNICATORS)
 def communicator(request: pytest.FixtureRequest, no_leaked_threads: None) -> Iterator[Communicator]:
     """One communicator of each kind."""
-    made = COMMUNICATORS[request.param]()
+    made = COMMUNICATORS[request.param](request)
     yield made
     made.close(20.0)
 
