@@ -72,7 +72,7 @@ class Company:
         *,
         store: str,
         engine: dict[str, Any],
-        slowness: float = 0.05,
+        slowness: float = 0.5,
         patience: float = PATIENCE,
     ) -> None:
         self.folder = folder
@@ -161,7 +161,7 @@ class Company:
     def order(self, count: int, *, pace: float, loses_messages: bool = False) -> None:
         """Have so many orders submitted, by several engines at once, and wait until all have ended.
 
-        One of the engines only submits; the others run what there is room for, until they leave. With a broker, another
+        One of the engines runs what there is room for, until it leaves; the others only submit. With a broker, another
         one sends tasks to the workers.
 
         :param pace: seconds between two submissions of one submitter.
@@ -170,7 +170,7 @@ class Company:
         share = -(-count // (SUBMITTERS + ('broker' in self._engine)))
         told = {'count': share, 'pace': pace, 'submitted': str(self.folder / 'submitted')}
         submitters = [
-            self.start('submit', f'submitter {number}', first=self._take(share), idle=number == 0, **told)
+            self.start('submit', f'submitter {number}', first=self._take(share), idle=number > 0, **told)
             for number in range(SUBMITTERS)
         ]
         if 'broker' in self._engine:

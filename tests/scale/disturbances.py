@@ -17,6 +17,7 @@ from scale.messages import Doubler
 class WorkerKilled(Disturbance):
     """A worker gets SIGKILL, and another one takes its place."""
 
+    pause = (0.5, 1.5)
     fails_engines = True
 
     def once(self, company: Company, rng: random.Random) -> None:

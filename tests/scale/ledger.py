@@ -57,7 +57,9 @@ class Ledger:
         else:
             import psycopg
 
-            connection = psycopg.connect(self.url, autocommit=True, connect_timeout=10)
+            connection = psycopg.connect(
+                self.url, autocommit=True, connect_timeout=10, options='-c search_path=treadle'
+            )
         try:
             yield connection
         finally:

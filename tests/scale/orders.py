@@ -110,6 +110,23 @@ class Caller(_Order):
         self.out('y', self.ctx.y)
 
 
+class Busy(_Order):
+    """A step that keeps its thread for a while, so that others wait for a permit, and one after it."""
+
+    @classmethod
+    def define(cls, spec: Any) -> None:
+        super().define(spec)
+        spec.outline(cls.toil, cls.rest)
+
+    def toil(self) -> None:
+        mark(f'{self.inputs.n}.toil')
+        time.sleep(_slowness)
+
+    def rest(self) -> None:
+        mark(f'{self.inputs.n}.rest')
+        self.out('y', 2 * self.inputs.n)
+
+
 class Slow(_Order):
     """A coroutine step that takes its time, and one after it."""
 
@@ -161,7 +178,7 @@ class Patient(_Order):
 
 
 #: By the last digit of an order's number.
-KINDS: tuple[type[Process], ...] = (Pair, Family, Pair, Slow, Pair, Caller, Pair, Family, Pair, Pair)
+KINDS: tuple[type[Process], ...] = (Pair, Family, Busy, Slow, Pair, Caller, Busy, Family, Slow, Pair)
 
 
 def kind_of(number: int) -> type[Process]:
@@ -176,6 +193,7 @@ def effects_of(number: int, kind: type[Process]) -> Iterator[str]:
         Family: ('begin', 'part1', 'part2', 'gather'),
         Caller: ('call', 'part3', 'tell'),
         Slow: ('dawdle', 'end'),
+        Busy: ('toil', 'rest'),
         Patient: ('wait', 'go'),
         Gate: ('gate',),
     }
@@ -185,9 +203,9 @@ def effects_of(number: int, kind: type[Process]) -> Iterator[str]:
 def result_of(number: int, kind: type[Process]) -> int:
     """What an order's own process gives as ``y``."""
     return {
-        Pair: number + 1, Family: 2 * number + 3, Caller: number + 3, Slow: -number, Patient: number
+        Pair: number + 1, Family: 2 * number + 3, Caller: number + 3, Slow: -number, Busy: 2 * number, Patient: number
     }[kind]  # fmt: skip
 
 
 #: How many processes of which class an order makes, itself included.
-PARTS = {Pair: 0, Family: 2, Caller: 1, Slow: 0, Patient: 0, Gate: 0}
+PARTS = {Pair: 0, Family: 2, Caller: 1, Slow: 0, Busy: 0, Patient: 0, Gate: 0}

@@ -26,8 +26,9 @@ PATIENCE = 30
 def serve(run: Callable[[dict[str, Any]], object]) -> None:
     """Answer orders until standard input ends: ``start`` forks and runs, ``wait`` and ``poll`` give the exit status."""
     # What every run needs, and what an engine imports only when it starts.
-    import treadle.engine.store.database
+    import treadle.engine.store.postgresql.database
     import treadle.engine.store.schema
+    import treadle.engine.store.sqlite.database
     import treadle.engine.store.statements
     import treadle.engine.values.container  # noqa: F401
 

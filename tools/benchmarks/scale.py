@@ -220,7 +220,7 @@ def check(url: str, expected: int) -> None:
     """Look at every row: all there, all finished, each output right, nothing left over."""
     import psycopg  # noqa: PLC0415  (what is not measured here needs none)
 
-    with psycopg.connect(url) as database:
+    with psycopg.connect(url, options='-c search_path=treadle') as database:
         columns = 'process_label, state, exit_status, owner, inputs, outputs'
         rows = database.execute(f'SELECT {columns} FROM process').fetchall()
         left = database.execute('SELECT count(*) FROM awaiting').fetchone()[0]
