@@ -24,7 +24,7 @@ from .communication import LocalCommunicator
 from .communication.publisher import Publisher
 from .config import Diagnostics
 from .dispatcher import Dispatcher
-from .errors import EngineStopped, ProcessParked, StepAborted, StoreUnavailable
+from .errors import EngineStopped, LeaseLost, ProcessParked, StepAborted, StoreRetired, StoreUnavailable
 from .exit_code import ExitCode
 from .faults import Faults
 from .homes import Homes
@@ -259,7 +259,11 @@ class Core:
         if self.crash is None:
             self.crash = error
         self.begin_no_step()
-        self.terminations.close()
+        if isinstance(error, StoreRetired):
+            # What has begun is run again elsewhere, and may leave nothing running here.
+            for visit in self.dispatcher.visits():
+                self.aborts.abort(visit, LeaseLost(f'process {visit.pid}: {error}'), self.steps.post_beside)
+        self.terminations.close(str(error) if isinstance(error, StoreRetired) else None)
 
     def _worker_crashed(self, thread: LoopThread, error: BaseException) -> None:
         LOGGER.critical('%s crashed; the engine stops', thread.name, exc_info=error)
@@ -306,6 +310,8 @@ class Core:
             )
         if state != 'running':
             raise EngineStopped(f'engine {self.name!r} is {state}; create and start another')
+        if isinstance(self.crash, StoreRetired):
+            raise EngineStopped(f'engine {self.name!r} has ended: {self.crash}') from self.crash
         if self.crash is not None:
             raise EngineStopped(
                 f'engine {self.name!r} has crashed; stop it, then create and start another'

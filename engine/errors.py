@@ -53,6 +53,14 @@ class UnsupportedStore(StoreError):
     """The store's URL or file system cannot carry a store."""
 
 
+class StoreRetired(StoreError):
+    """The store was closed for good: what was in it goes on in another one."""
+
+
+class BadArchive(StoreError):
+    """A file is no export of a store, or is damaged; or one cannot be made."""
+
+
 class KeyConflict(TreadleError):
     """A ``key`` is in use by a process of another class or with other inputs."""
 

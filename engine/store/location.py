@@ -19,6 +19,7 @@ from .sqlite.location import locate_file
 if TYPE_CHECKING:
     from ..values import ObjectStore
     from .changes import Changes
+    from .contents import Contents
     from .database import Database
     from .reader import Reader
     from .statements import Statements  # which imports SQLAlchemy
@@ -76,6 +77,9 @@ class StoreLocation(Protocol):
 
         :param patience: as for :meth:`open_reader`.
         """
+
+    def contents(self) -> Contents:
+        """Everything that the store holds, for those who deal with it as a whole."""
 
     def lock_folder(self) -> Path:
         """The folder with the lock files of this host's engines on the store; it need not exist.

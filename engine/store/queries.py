@@ -89,6 +89,7 @@ class Queries:
             f'AND state NOT IN ({ended}) ORDER BY pid'
         )
         self.select_engine = f'SELECT {_ENGINE} FROM engine WHERE id = {named("engine_id")}'
+        self.select_retirement = 'SELECT at, moved_to FROM retirement'
         self.live_engines = f'SELECT {_ENGINE} FROM engine WHERE ended IS NULL'
         self.siblings_of_script = (
             f'SELECT id FROM engine WHERE script = {named("script")} AND ended IS NOT NULL'

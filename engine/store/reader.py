@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import ProcessNotFound
 from .connections import Connection, Connections
 from .queries import Queries
-from .records import INTENTS, PARKS, EngineRecord, LogEntry, ProcessRecord, ProcessSummary
+from .records import INTENTS, PARKS, EngineRecord, LogEntry, ProcessRecord, ProcessSummary, Retirement
 
 
 class Reader:
@@ -170,6 +170,11 @@ class Reader:
     def live_engines(self) -> list[EngineRecord]:
         """The engines that have not said that they end and that nobody has declared dead."""
         return [EngineRecord(*row) for row in self._fetch(self._sql.live_engines, {})]
+
+    def retirement(self) -> Retirement | None:
+        """When the store was closed for good, and where its contents went; ``None`` for a store in use."""
+        rows = self._fetch(self._sql.select_retirement, {})
+        return Retirement(*rows[0]) if rows else None
 
     def engine(self, engine_id: int) -> EngineRecord | None:
         """One engine's row."""

@@ -223,3 +223,14 @@ class EngineRecord(msgspec.Struct, frozen=True, gc=False):
     lease: float
     ended: str | None
     beat_at: float | None = None
+
+
+class Retirement(msgspec.Struct, frozen=True, gc=False):
+    """The store was closed for good.
+
+    :ivar at: when, in seconds since the epoch.
+    :ivar moved_to: where its contents went, as whoever closed it has put it; may be empty.
+    """
+
+    at: float
+    moved_to: str

@@ -14,8 +14,9 @@ import time
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..errors import StoreRetired
 from ..states import ProcessState
-from .records import Fence, ProcessRecord, StateChange
+from .records import Fence, ProcessRecord, Retirement, StateChange
 
 if TYPE_CHECKING:
     from .statements import Statements  # which imports SQLAlchemy
@@ -135,6 +136,14 @@ class Transaction:
             self.lock(level)
             seen |= level
             level = {row[0] for row in self.rows(self.sql.called_by, {'pids': self.as_set(level)})} - seen
+    def refuse_if_retired(self) -> None:
+        """See to it that the store is in use.
+
+        :raises StoreRetired: it was closed for good; says where its contents went.
+        """
+        row = self.row(self.sql.select_retirement, {})
+        if row is not None:
+            raise retired(Retirement(*row))
 
     # -- waking ------------------------------------------------------------------------------------------
 
@@ -225,3 +234,13 @@ class Transaction:
         )
         if take_again:
             self.claim([fence.pid])
+
+
+def retired(retirement: Retirement) -> StoreRetired:
+    """The error for a store that was closed for good."""
+    when = time.strftime('%Y-%m-%d %H:%M', time.localtime(retirement.at))
+    where = f'moved to {retirement.moved_to}' if retirement.moved_to else 'moved to another store'
+    return StoreRetired(
+        f'this store was retired on {when} and takes nothing any more: what was in it has {where}; name that store '
+        f'(--store, store=... or TREADLE_STORE). If it never got there, `treadle store reopen` takes this one back'
+    )

@@ -22,6 +22,7 @@ from .wording import SqliteWording
 
 if TYPE_CHECKING:
     from ..statements import Statements
+    from .contents import SqliteContents
 
 __all__ = ['SqliteLocation', 'locate_file']
 
@@ -120,6 +121,13 @@ class SqliteLocation:
     def objects(self, *, patience: float = 0.0) -> DiskObjects:
         """Large contents, in a folder beside the file."""
         return DiskObjects(self.file.objects)
+
+    def contents(self) -> SqliteContents:
+        """The file, and the folder of large contents beside it."""
+        # Imports SQLAlchemy, which takes longer than all the rest of a command.
+        from .contents import SqliteContents  # noqa: PLC0415
+
+        return SqliteContents(self.file)
 
     def lock_folder(self) -> Path:
         """A folder beside the file."""
