@@ -11,6 +11,7 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Callable
 from typing import Final, cast
 
 import psycopg
@@ -55,6 +56,7 @@ class PostgresqlDatabase:
         self._stall = max(STALL_LEAST, STALL_SHARE * lease)
         self._connection: PgConnection | None = None
         self._transaction_id = 0
+        self._is_marked: Callable[[Cursor], bool] | None = None
         self.hurry = threading.Event()
         self._look_due = 0.0
         self._snapshot: Snapshot | None = None
@@ -126,6 +128,7 @@ class PostgresqlDatabase:
     def begin(self) -> Cursor:
         """Begin a transaction that has its number, by which its end can be looked up; reconnects if need be."""
         self._transaction_id = 0
+        self._is_marked = None
         cursor = self._connected().cursor()
         cursor.execute(_BEGIN, prepare=False)
         cursor.nextset()
@@ -134,6 +137,14 @@ class PostgresqlDatabase:
             raise StoreError(f'the store {self._server} gave a transaction no number; connect to it directly')
         self._transaction_id = int(row[0])
         return cast(Cursor, cursor)
+
+    def mark(self, is_left: Callable[[Cursor], bool]) -> None:
+        """How to see that the transaction is in.
+
+        Its number alone does not tell: a server that crashed before it had written anything of the transaction to its
+        log knows nothing of it when it comes back, and gives the same number to another one.
+        """
+        self._is_marked = is_left
 
     def commit(self) -> None:
         """Make the transaction durable; an answer that does not come is looked up on another connection.
@@ -162,6 +173,9 @@ class PostgresqlDatabase:
             try:
                 self._drop()
                 status = self._ask_for_end()
+                if status == 'committed' and self._is_marked is not None:
+                    cursor = cast(Cursor, self._connected().cursor())
+                    status = 'committed' if self._is_marked(cursor) else 'aborted'
             except psycopg.Error as error:
                 if isinstance(error, errors.InvalidParameterValue):
                     return False  # a server that took over has never heard of it
