@@ -156,6 +156,7 @@ class Core:
     def _build(self) -> None:
         statements = self.location.statements()
         self.database = self.location.make_database(name=f'treadle {self.name}', lease=self._lease_seconds)
+        self._objects = self.location.objects(patience=BUSY_PATIENCE)
         self.source = Source(self.location.open_reader(patience=BUSY_PATIENCE), self._make_codec())
         listener = StoreListener(self)
         self.store = StoreThread(
@@ -201,7 +202,7 @@ class Core:
 
     def _make_codec(self) -> Codec:
         return Codec(
-            objects=self.location.objects(patience=BUSY_PATIENCE),
+            objects=self._objects,
             references={
                 ProcessNode: Reference(
                     'node', lambda node: node.pid, lambda pid: ProcessNode(int(pid), self.source)
@@ -236,6 +237,7 @@ class Core:
             wind_down(self, self._group, deadline)
         finally:
             self.source.reader.close()
+            self._objects.close()
             self._logging.release()
             self._is_down()
 

@@ -41,6 +41,9 @@ class ObjectStore(Protocol):
     def hashes(self) -> Iterable[str]:
         """Return the hashes of all that is there, in any order."""
 
+    def close(self) -> None:
+        """Let go of what is kept open for the next call; it goes on working."""
+
 
 def check_sha256(sha256: object) -> str:
     """Return ``sha256`` if it is 64 lower-case hex digits.
@@ -95,6 +98,9 @@ class DiskObjects:
     def hashes(self) -> Iterable[str]:
         """Return the hashes of all objects."""
         return () if self._is_absent() else self._open_container().hashes()
+
+    def close(self) -> None:
+        """Nothing is kept open that would have to be closed."""
 
     def _is_absent(self) -> bool:
         # Reading makes no directory.
