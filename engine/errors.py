@@ -93,6 +93,10 @@ class TaskRejected(CommunicationError):
     """A subscriber does not do this task; raised by it, and told to the sender when all have raised it."""
 
 
+class TaskInvalid(TaskRejected):
+    """The task is wrong in itself: nobody could do it."""
+
+
 class RemoteException(CommunicationError):
     """The recipient of a message raised; names the error, which is the cause where it is at hand."""
 

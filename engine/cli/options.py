@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 
 import click
 
+from ..communication.address import BROKER_VARIABLE, has_password
 from ..config import STORE_VARIABLE
 from ..store.location import StoreLocation, locate
 from ..store.reader import Reader
 
-__all__ = ['OpenStore', 'json_option', 'open_store', 'store_option']
+__all__ = ['OpenStore', 'broker_option', 'json_option', 'open_store', 'store_option']
 
 F = TypeVar('F', bound=Callable[..., Any])
 
@@ -48,6 +49,27 @@ def store_option(command: F) -> F:
         help='The store, as sqlite:///path or postgresql://user@host/database. '
         f"Default: {STORE_VARIABLE}, else a file in the user's data directory.",
     )(command)
+
+
+def broker_option(command: F) -> F:
+    """Add ``--broker URL``; the function is given what ``Engine(broker=...)`` takes."""
+    return click.option(
+        '--broker',
+        metavar='URL',
+        callback=_without_password,
+        help=f'The broker, as amqp://user@host/vhost?password_file=PATH. Default: {BROKER_VARIABLE}, where the '
+        'password may stand in the URL. An empty text is none.',
+    )(command)
+
+
+def _without_password(context: click.Context, parameter: click.Parameter, url: str | None) -> str | None:
+    # Every user of the machine can read the arguments of a command.
+    if url and has_password(url):
+        raise click.BadParameter(
+            f'everybody on this machine can see the password on the command line; set {BROKER_VARIABLE} to the URL, or '
+            'write ?password_file=PATH'
+        )
+    return url
 
 
 def json_option(command: F) -> F:

@@ -22,7 +22,7 @@ from ..why import WORKER
 from .completion import TARGET
 from .display import as_data, describe_values, ending
 from .logging import log_options, logging_of_command
-from .options import json_option, store_option
+from .options import broker_option, json_option, store_option
 from .output import clean, write_json
 from .targets import find_target, import_from_here, parse_inputs
 
@@ -43,6 +43,7 @@ _words = click.argument('words', metavar='[KEY=VALUE]...', nargs=-1)
 @_words
 @json_option
 @log_options
+@broker_option
 @store_option
 @click.pass_context
 def run(
@@ -52,6 +53,7 @@ def run(
     as_json: bool,
     log_levels: dict[str, int],
     log_file: str | None,
+    broker: str | None,
     store: str | None,
 ) -> None:
     """Run a process class or function to its end, here, and print its outputs.
@@ -63,7 +65,7 @@ def run(
 
     inputs = parse_inputs(words)
     found = find_target(target)
-    with Engine(store, name='run', logging=logging_of_command(log_levels, log_file)) as engine:
+    with Engine(store, broker, name='run', logging=logging_of_command(log_levels, log_file)) as engine:
         calls, node = engine.core.take_call(), None
         try:
             # From here on a Ctrl-C finds the process, at whatever moment it comes: its steps may run before we look.
@@ -131,22 +133,29 @@ def _insert(transaction: Transaction, record: ProcessRecord, code: dict[str, str
               help='Synchronous steps that may execute at once. Default: by the number of cores.')  # fmt: skip
 @click.option('--drain', metavar='SECONDS', type=click.FloatRange(min=0), default=60.0, show_default=True,
               help='How long steps that execute may take to end, once it is told to leave.')  # fmt: skip
+@click.option('--wait', is_flag=True,
+              help='Start also when the broker is not there, and go on trying until it is.')  # fmt: skip
 @log_options
+@broker_option
 @store_option
 def worker(
     workers: int,
     steps: int | None,
     drain: float,
+    wait: bool,
     log_levels: dict[str, int],
     log_file: str | None,
+    broker: str | None,
     store: str | None,
 ) -> None:
     """Run whatever is in the store and can be imported from here, until SIGTERM or Ctrl-C.
 
-    Then each step that executes comes to its checkpoint, and what is unfinished is left for others. A second signal
+    With a broker it also does the tasks that controllers send there. In the end each step that executes comes to its
+    checkpoint, and what is unfinished is left for others. A second signal
     ends it at once, which loses nothing but the work of the present steps.
     """
     from ..engine import Engine  # noqa: PLC0415  (the parts of an engine take long to import)
+    from ..launcher import ProcessLauncher  # noqa: PLC0415
 
     import_from_here()
     told = threading.Event()
@@ -158,6 +167,7 @@ def worker(
 
     engine = Engine(
         store,
+        broker,
         workers=workers,
         steps=steps,
         claims='all',
@@ -166,7 +176,8 @@ def worker(
     )
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, leave)
-    engine.start()
+    engine.start(needs_broker=not wait)
+    tasks = engine.communicator.add_task_subscriber(ProcessLauncher(engine))
     click.echo(f'treadle: engine {engine.core.membership.engine_id} works on {engine.location.url}', err=True)
     while not told.wait(_LOOK):
         if engine.core.dispatcher.is_closed:
@@ -175,6 +186,7 @@ def worker(
             if isinstance(crash, StoreRetired):
                 raise crash
             raise click.ClickException('the engine has failed; its log says why')
+    engine.communicator.remove_task_subscriber(tasks)
     engine.core.begin_no_step()
     click.echo(f'treadle: leaving; steps that execute have {drain:g} s to come to their checkpoint', err=True)
     engine.stop(drain)

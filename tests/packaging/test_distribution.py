@@ -20,13 +20,15 @@ ALLOWED_IMPORTS = {
     'click': 'click',
     'disk_objectstore': 'disk-objectstore',
     'janus': 'janus',
+    'kiwipy': 'kiwipy',
     'msgspec': 'msgspec',
     'paramiko': 'paramiko',
     'platformdirs': 'platformdirs',
     'rich': 'rich',
     'sqlalchemy': 'sqlalchemy',
 }
-OPTIONAL_IMPORTS = {'numpy'}  # used where the user has it
+# used where the user has it; and what kiwipy[rmq] rests on, which comes with it
+OPTIONAL_IMPORTS = {'numpy', 'aio_pika', 'aiormq', 'yaml'}
 
 
 def setup_cfg() -> configparser.ConfigParser:
