@@ -11,7 +11,16 @@ from typing import Any
 from ..errors import ProcessNotFound
 from .connections import Connection, Connections
 from .queries import Queries
-from .records import INTENTS, PARKS, EngineRecord, LogEntry, OwedReply, ProcessRecord, ProcessSummary, Retirement
+from .records import (
+    INTENTS,
+    PARKS,
+    EngineRecord,
+    LogEntry,
+    OwedReply,
+    ProcessRecord,
+    ProcessSummary,
+    Retirement,
+)
 
 
 class Reader:

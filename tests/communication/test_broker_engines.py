@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from communication import hosts
 from treadle.engine import BrokerRefused, BrokerUnavailable, Engine, RemoteException
 from treadle.engine.communication import final_answer
 from treadle.engine.communication.messages import Intent, intent_body
 
-hosts = sys.modules['treadle_tests_hosts']
 PATIENCE, GATES, Heard = hosts.PATIENCE, hosts.GATES, hosts.Heard
 
 

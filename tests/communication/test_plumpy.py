@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-scripts = sys.modules['treadle_tests_scripts']
+from support import scripts
 
 MODULE = """
 import pathlib, time

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
 
 from ...values import DiskObjects
-from ..reader import uncut
+from ..connections import uncut
 from .connection import begin_writing, connect_reader, connect_writer, translate_error
 from .file import StoreFile
 from .revision import check_schema, ensure_schema, read_revision
