@@ -361,5 +361,6 @@ class Statements(Queries):
             .values(_values(dialect, 'correlation_id', 'pid'))
             .on_conflict_do_nothing(index_elements=[row.correlation_id])
         )
+        self.point_task = text(sa.update(task).values(pid=given('pid')).where(this))
         self.owe_reply = text(sa.update(task).values(reply_to=given('reply_to')).where(this))
         self.settle_task = text(sa.update(task).values(reply_to=None).where(this))

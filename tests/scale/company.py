@@ -82,12 +82,19 @@ class Company:
         #: The OS pids of those that were killed, stopped or cut off.
         self.failed: set[int] = set()
         self._server = server
+        self._said_before = len(server.stderr)
         self._engine = engine
         self._slowness = slowness
         self._patience = patience
         self._next = 0
         self._names = itertools.count(1)
         self._gates: list[int] = []
+
+    @property
+    def said(self) -> str:
+        """What the members have written to their standard errors."""
+        said: str = self._server.stderr[self._said_before :]
+        return said
 
     # -- members -------------------------------------------------------------------------------------------
 
@@ -123,7 +130,7 @@ class Company:
         if member.status is None:
             member.status = self._server.poll(member.os_pid)
             assert member.status in (None, 0) or member.os_pid in self.failed, (
-                f'{member.name} ended with {member.status}:\n{self._server.stderr}'
+                f'{member.name} ended with {member.status}:\n{self.said}'
             )
         return member.status is not None
 
@@ -152,7 +159,7 @@ class Company:
         deadline = time.monotonic() + self._patience
         while not has_happened():
             assert time.monotonic() < deadline, (
-                f'it never came to it that {what}:\n{self._server.stderr[-8000:]}'
+                f'it never came to it that {what}:\n{self.said[-8000:]}'
             )
             time.sleep(LOOK)
 
@@ -208,14 +215,17 @@ class Company:
         return first
 
     @contextlib.contextmanager
-    def disturbed(self, disturbance: Disturbance, rng: random.Random) -> Iterator[Callable[[], int]]:
-        """Let it happen again and again while the body runs; gives what says how often it has happened."""
+    def disturbed(self, disturbance: Disturbance, rng: random.Random, most: int) -> Iterator[Callable[[], int]]:
+        """Let it happen again and again while the body runs, at most so often.
+
+        Gives what says how often it has happened.
+        """
         over, errors, happened = threading.Event(), list[BaseException](), 0
 
         def disturb() -> None:
             nonlocal happened
             try:
-                while not over.wait(rng.uniform(*disturbance.pause)):
+                while not over.wait(rng.uniform(*disturbance.pause)) and happened < most:
                     disturbance.once(self, rng)
                     happened += 1
             except BaseException as error:

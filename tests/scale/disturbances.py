@@ -14,6 +14,11 @@ from scale.company import Company, Disturbance, Member
 from scale.messages import Doubler
 
 
+#: How often connections are closed before queues are purged.
+CLOSED = 0.02
+_CLOSE = '[rabbit_networking:close_connection(Each, "purged") || Each <- rabbit_networking:connections()]'
+
+
 class WorkerKilled(Disturbance):
     """A worker gets SIGKILL, and another one takes its place."""
 
@@ -93,6 +98,9 @@ class BrokerKilled(Disturbance):
 class QueuesPurged(Disturbance):
     """All queues of a virtual host are emptied, many times a second.
 
+    A message that a consumer waits for never lies in a queue. So all connections are closed now and then, which puts
+    back what is not acknowledged, and has messages lie there until the last of their consumers are back.
+
     :ivar purged: how many messages were thrown away.
     """
 
@@ -102,12 +110,15 @@ class QueuesPurged(Disturbance):
     def __init__(self, broker: Any, vhost: str) -> None:
         self.purged = 0
         self._broker = broker
-        self._purge = f'[element(2, rabbit_amqqueue:purge(Q)) || Q <- rabbit_amqqueue:list(<<"{vhost}">>)]'
+        queues = f'rabbit_amqqueue:list(<<"{vhost}">>)'
+        # One that is gone by then cannot be purged.
+        self._purge = f'lists:sum([N || Q <- {queues}, {{ok, N}} <- [catch rabbit_amqqueue:purge(Q)]])'
 
     def once(self, company: Company, rng: random.Random) -> None:
         """Purge."""
-        counts = self._broker.evaluate(self._purge).strip('[]')
-        self.purged += sum(int(count) for count in counts.split(',') if count.strip())
+        self.purged += int(self._broker.evaluate(self._purge))
+        if rng.random() < CLOSED:
+            self._broker.evaluate(_CLOSE)
 
 
 class MessagesDoubled(Disturbance):

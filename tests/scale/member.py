@@ -136,14 +136,27 @@ def _try_once(book: TextIO, number: int, attempt: Callable[[], int]) -> int | No
 ROLES = {'work': _work, 'submit': _submit, 'send': _send, 'wait at gates': _wait_at_gates}
 
 
+def _started(order: dict[str, Any]) -> Engine:
+    """An engine, started when its store is there, whether its broker is or not."""
+
+    def start() -> Engine:
+        engine = Engine(order['store'], name=order['name'], **order['engine'])
+        return engine.start(needs_broker=False)
+
+    return _insist(start)
+
+
 def main(order: dict[str, Any]) -> None:
     """One member, in one of the roles."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # before there are threads: _work waits for it
     orders.open_book(order['book'], order['slowness'])
-    with Engine(order['store'], name=order['name'], **order['engine']) as engine:
+    engine = _started(order)
+    try:
         if order.get('ready'):
             os.close(os.open(order['ready'], os.O_WRONLY | os.O_CREAT))
         ROLES[order['role']](engine, order)
+    finally:
+        engine.stop()
 
 
 if __name__ == '__main__':
