@@ -134,18 +134,18 @@ class PostgresqlLocation:
 
         return PostgresqlContents(self.server)
 
-    def lock_folder(self) -> Path:
-        """A folder of this user's on this host, named after the store itself: two URLs may mean one server."""
-        return _private_folder() / self.identity()
-
     def identity(self) -> str:
-        """The uuid that was put into the database when it was made."""
+        """What the database itself says: two URLs may mean one server."""
         with self._lock:
             if self._identity is None:
                 with cast(PgConnection, self._ask(lambda: self._connect_reader())) as connection:
                     row = self._ask(lambda: connection.execute('SELECT uuid FROM identity').fetchone())
                 self._identity = str(row[0])
             return self._identity
+
+    def lock_folder(self) -> Path:
+        """A folder of this user's on this host, named after the store itself."""
+        return _private_folder() / self.identity()
 
     def size(self) -> int:
         """The size of all tables and indexes."""

@@ -131,13 +131,13 @@ class SqliteLocation:
 
         return SqliteContents(self.file)
 
+    def identity(self) -> str:
+        """By where the file lies: on which host, and its path."""
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, f'{socket.gethostname()}:{self.url}'))
+
     def lock_folder(self) -> Path:
         """A folder beside the file."""
         return self.file.engines
-
-    def identity(self) -> str:
-        """Made of where the file lies: a store in a file has no other host."""
-        return str(uuid.uuid5(uuid.NAMESPACE_URL, f'{socket.gethostname()} {self.url}'))
 
     def size(self) -> int:
         """The size of the file and of its log."""
