@@ -117,6 +117,14 @@ _BY_KIND: Final[tuple[tuple[type[psycopg.Error], tuple[type[StoreError], str]], 
         ),
     ),
     (
+        errors.LockNotAvailable,
+        (
+            StoreUnavailable,
+            'another program holds a row of the store {s} ({said}); end whatever has a long transaction on it, and try '
+            'again',
+        ),
+    ),
+    (
         errors.DataError,
         (StoreUnavailable, 'the store {s} cannot hold a value: {said}; leave out what it names'),
     ),
