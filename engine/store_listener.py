@@ -35,6 +35,7 @@ class StoreListener:
         core.terminations.ended(change.pid for change in changes if change.after in TERMINAL_STATES)
         if claims:
             core.dispatcher.dispatch(claims)
+        core.messaging.hint(changes, claims, pauses)
         core.audience.tell(changes, pauses)
 
     def paused(self, pauses: Mapping[int, bool]) -> None:
@@ -72,3 +73,4 @@ class StoreListener:
         if core.membership.is_to_watch():
             core.claims.watch()
         core.claims.look_if_due()
+        core.messaging.tick()
