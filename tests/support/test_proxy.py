@@ -6,10 +6,10 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from types import ModuleType
-from typing import Any
 
 import pytest
+
+from support.proxy import Proxy
 
 
 class Echo:
@@ -54,13 +54,13 @@ def echo() -> Iterator[Echo]:
 
 
 @pytest.fixture
-def proxy(proxies: ModuleType, echo: Echo) -> Iterator[Any]:
-    with proxies.Proxy(echo.listener.getsockname()) as proxy:
+def proxy(echo: Echo) -> Iterator[Proxy]:
+    with Proxy(echo.listener.getsockname()) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def client(proxy: Any) -> Iterator[socket.socket]:
+def client(proxy: Proxy) -> Iterator[socket.socket]:
     with socket.create_connection(('127.0.0.1', proxy.port), timeout=10) as client:
         yield client
 
@@ -83,7 +83,7 @@ def says_nothing(client: socket.socket) -> bool:
         client.settimeout(10)
 
 
-def test_bytes_pass_unchanged_in_both_directions(proxy: Any, client: socket.socket) -> None:
+def test_bytes_pass_unchanged_in_both_directions(proxy: Proxy, client: socket.socket) -> None:
     data = bytes(range(256)) * 8192
     sender = threading.Thread(target=client.sendall, args=(data,))
     sender.start()
@@ -92,7 +92,7 @@ def test_bytes_pass_unchanged_in_both_directions(proxy: Any, client: socket.sock
     assert (proxy.connections, proxy.accepted) == (1, 1)
 
 
-def test_the_end_of_one_side_reaches_the_other(proxy: Any, client: socket.socket) -> None:
+def test_the_end_of_one_side_reaches_the_other(proxy: Proxy, client: socket.socket) -> None:
     client.sendall(b'last')
     client.shutdown(socket.SHUT_WR)
     assert receive(client, 4) == b'last'
@@ -100,7 +100,7 @@ def test_the_end_of_one_side_reaches_the_other(proxy: Any, client: socket.socket
 
 
 def test_a_cut_lets_nothing_through_and_what_was_on_its_way_comes_after_it(
-    proxy: Any, echo: Echo, client: socket.socket
+    proxy: Proxy, echo: Echo, client: socket.socket
 ) -> None:
     client.sendall(b'one')
     assert receive(client, 3) == b'one'
@@ -115,7 +115,7 @@ def test_a_cut_lets_nothing_through_and_what_was_on_its_way_comes_after_it(
         assert receive(late, 5) == b'three'
 
 
-def test_a_reset_is_felt_at_once_and_new_connections_are_taken(proxy: Any, client: socket.socket) -> None:
+def test_a_reset_is_felt_at_once_and_new_connections_are_taken(proxy: Proxy, client: socket.socket) -> None:
     client.sendall(b'one')
     receive(client, 3)
     assert proxy.reset() == 1
@@ -126,7 +126,7 @@ def test_a_reset_is_felt_at_once_and_new_connections_are_taken(proxy: Any, clien
         assert receive(again, 3) == b'two'
 
 
-def test_who_is_refused_is_reset_until_it_heals(proxy: Any) -> None:
+def test_who_is_refused_is_reset_until_it_heals(proxy: Proxy) -> None:
     proxy.refuse()
     with (
         pytest.raises(ConnectionResetError),
@@ -139,7 +139,7 @@ def test_who_is_refused_is_reset_until_it_heals(proxy: Any) -> None:
         assert receive(client, 3) == b'one'
 
 
-def test_late_bytes(proxy: Any, client: socket.socket) -> None:
+def test_late_bytes(proxy: Proxy, client: socket.socket) -> None:
     proxy.delay(0.1)
     began = time.monotonic()
     client.sendall(b'one')
@@ -148,7 +148,7 @@ def test_late_bytes(proxy: Any, client: socket.socket) -> None:
     proxy.heal()
 
 
-def test_few_bytes(proxy: Any, client: socket.socket) -> None:
+def test_few_bytes(proxy: Proxy, client: socket.socket) -> None:
     proxy.throttle(100_000)
     began = time.monotonic()
     client.sendall(b'x' * 30_000)
@@ -156,7 +156,7 @@ def test_few_bytes(proxy: Any, client: socket.socket) -> None:
     assert time.monotonic() - began >= 0.25
 
 
-def test_a_lost_reply_is_to_something_that_was_done(proxy: Any, echo: Echo, client: socket.socket) -> None:
+def test_a_lost_reply_is_to_something_that_was_done(proxy: Proxy, echo: Echo, client: socket.socket) -> None:
     lost = proxy.lose_reply(b'COMMIT')
     client.sendall(b'BEGIN')
     assert receive(client, 5) == b'BEGIN' and not lost.is_set()
@@ -167,21 +167,21 @@ def test_a_lost_reply_is_to_something_that_was_done(proxy: Any, echo: Echo, clie
     assert echo.got == b'BEGINCOMMIT'
 
 
-def test_a_target_that_is_away_resets(proxies: ModuleType) -> None:
+def test_a_target_that_is_away_resets() -> None:
     with socket.create_server(('127.0.0.1', 0)) as gone:
         target = gone.getsockname()
     with (
-        proxies.Proxy(target) as proxy,
+        Proxy(target) as proxy,
         pytest.raises(ConnectionResetError),
         socket.create_connection(('127.0.0.1', proxy.port), timeout=10) as client,
     ):
         client.recv(1)
 
 
-def test_urls(proxies: ModuleType, echo: Echo) -> None:
+def test_urls(echo: Echo) -> None:
     host, port = echo.listener.getsockname()
     url = f'amqp://me:secret@{host}:{port}/a%2Fb?heartbeat=5'
-    with proxies.Proxy.of(url) as proxy:
+    with Proxy.of(url) as proxy:
         assert proxy.through(url) == f'amqp://me:secret@127.0.0.1:{proxy.port}/a%2Fb?heartbeat=5'
     with pytest.raises(ValueError, match='no port'):
-        proxies.Proxy.of('postgresql://localhost/x')
+        Proxy.of('postgresql://localhost/x')
