@@ -45,7 +45,7 @@ from .lifeline import Lifeline, publish_until
 from .local import LocalCommunicator, as_pid
 from .outbox import Outbox
 from .replies import Replies
-from .session import Outgoing, Session, Wanted, named_rpc_key, rpc_key
+from .session import Outgoing, Session, Wanted, can_be_name, named_rpc_key, rpc_key
 from .wire import encode
 
 __all__ = ['RabbitCommunicator']
@@ -256,12 +256,15 @@ class RabbitCommunicator:
         except Exception as error:
             LOGGER.debug('%r: subscribing failed, and is done again with the next connection: %r', self.name, error)
 
-    def _subscribers_changed(self) -> None:
-        """Have the broker know of it before the caller goes on, if the broker is there."""
-        if self._state != 'open':
-            return
-        with contextlib.suppress(LoopClosed, TimeoutError):
-            wait(self.thread.bridge.submit(self._sync), self._send_timeout, what='subscribing')
+    @contextmanager
+    def _subscribing(self) -> Iterator[None]:
+        """Change who subscribes, and have the broker know of it before the caller goes on, if the broker is there."""
+        refuse_on_loop_thread('subscribing', 'await asyncio.to_thread(...)')
+        with self._open():
+            yield
+        if self._state == 'open':
+            with contextlib.suppress(LoopClosed, TimeoutError):  # it closes; or it is subscribed to when the broker can
+                wait(self.thread.bridge.submit(self._sync), self._send_timeout, what='subscribing')
 
     # -- what comes in: see Receivers ------------------------------------------------------------------------
 
@@ -349,45 +352,41 @@ class RabbitCommunicator:
         return not self.is_closed()
 
     def add_rpc_subscriber(self, subscriber: RpcSubscriber, identifier: Hashable | None = None) -> Hashable:
-        """Have RPCs to ``identifier`` answered by ``subscriber(communicator, message)``."""
-        with self._open():
-            identifier = self._local.add_rpc_subscriber(subscriber, identifier)
-        self._subscribers_changed()
-        return identifier
+        """Have RPCs to ``identifier`` answered by ``subscriber(communicator, message)``.
+
+        :raises ValueError: it is too long for a broker, or has a ``*`` or ``#`` in it.
+        """
+        if identifier is not None and not can_be_name(identifier):
+            raise ValueError(f'{identifier!r} cannot be addressed on a broker; take a shorter text without * and #')
+        with self._subscribing():
+            return self._local.add_rpc_subscriber(subscriber, identifier)
 
     def remove_rpc_subscriber(self, identifier: Hashable) -> None:
         """Answer no more RPCs to ``identifier``."""
-        with self._open():
+        with self._subscribing():
             self._local.remove_rpc_subscriber(identifier)
-        self._subscribers_changed()
 
     def add_process_subscriber(
         self, subscriber: ProcessSubscriber, identifier: Hashable | None = None
     ) -> Hashable:
         """Have RPCs to pids answered by ``subscriber(communicator, pid, message)``."""
-        with self._open():
-            identifier = self._local.add_process_subscriber(subscriber, identifier)
-        self._subscribers_changed()
-        return identifier
+        with self._subscribing():
+            return self._local.add_process_subscriber(subscriber, identifier)
 
     def remove_process_subscriber(self, identifier: Hashable) -> None:
         """Answer no more RPCs to pids."""
-        with self._open():
+        with self._subscribing():
             self._local.remove_process_subscriber(identifier)
-        self._subscribers_changed()
 
     def add_task_subscriber(self, subscriber: TaskSubscriber, identifier: Hashable | None = None) -> Hashable:
         """Have tasks done by ``subscriber(communicator, task)``."""
-        with self._open():
-            identifier = self._local.add_task_subscriber(subscriber, identifier)
-        self._subscribers_changed()
-        return identifier
+        with self._subscribing():
+            return self._local.add_task_subscriber(subscriber, identifier)
 
     def remove_task_subscriber(self, identifier: Hashable) -> None:
         """Do no more tasks; those that have not begun are left to others."""
-        with self._open():
+        with self._subscribing():
             self._local.remove_task_subscriber(identifier)
-        self._subscribers_changed()
         if not self._local.takes_tasks:
             self.soon(self._incoming.hand_back_tasks)
 
@@ -395,16 +394,13 @@ class RabbitCommunicator:
         self, subscriber: BroadcastSubscriber, identifier: Hashable | None = None
     ) -> Hashable:
         """Have ``subscriber(communicator, body, sender, subject, correlation_id)`` hear what is broadcast."""
-        with self._open():
-            identifier = self._local.add_broadcast_subscriber(subscriber, identifier)
-        self._subscribers_changed()
-        return identifier
+        with self._subscribing():
+            return self._local.add_broadcast_subscriber(subscriber, identifier)
 
     def remove_broadcast_subscriber(self, identifier: Hashable) -> None:
         """Hear no more broadcasts."""
-        with self._open():
+        with self._subscribing():
             self._local.remove_broadcast_subscriber(identifier)
-        self._subscribers_changed()
 
     # -- sending ---------------------------------------------------------------------------------------------
 
@@ -416,6 +412,8 @@ class RabbitCommunicator:
         """
         refuse_on_loop_thread('rpc_send()', 'await asyncio.to_thread(communicator.rpc_send, ...)')
         pid, correlation_id = as_pid(recipient_id), uuid.uuid4().hex
+        if not can_be_name(recipient_id):
+            raise UnroutableError(f'nobody answers to {recipient_id!r}')
         message = Outgoing(
             exchange=defaults.MESSAGE_EXCHANGE,
             routing_key=named_rpc_key(recipient_id) if pid is None else rpc_key(pid),

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import msgspec
 from aiormq import exceptions as amqp
@@ -24,7 +24,16 @@ from ..errors import BrokerRefused, UnroutableError
 from .address import BrokerAddress
 from .connection import Connection, connect
 
-__all__ = ['Outgoing', 'Receivers', 'Session', 'SessionLost', 'Wanted']
+__all__ = [
+    'Outgoing',
+    'Receivers',
+    'Session',
+    'SessionLost',
+    'Wanted',
+    'can_be_name',
+    'named_rpc_key',
+    'rpc_key',
+]
 
 LOGGER = logging.getLogger(__name__)
 
@@ -156,7 +165,7 @@ class Session:
         await self._out.queue_bind(defaults.TASK_QUEUE, defaults.TASK_EXCHANGE, routing_key=defaults.TASK_QUEUE)
         # It outlives the connection, so that an answer is not lost with it.
         await self._out.queue_declare(self._answers, durable=True, arguments={'x-expires': ANSWERS_EXPIRE})
-        await self._consume('answers', self._messages, self._answers, self._receivers.on_answer, no_ack=True)
+        await self._consume('answers', self._messages, self._answers, self._receivers.on_answer)
         if hints:
             queue = await self._private_queue('hints', {'x-max-length': 16})
             await self._messages.queue_bind(queue, HINT_EXCHANGE)
@@ -279,11 +288,13 @@ class Session:
         self, key: Hashable, channel: Channel, queue: str, receiver: Receiver, *, no_ack: bool = False
     ) -> None:
         async def receive(message: DeliveredMessage) -> None:
-            if message.header.properties.message_type == _FENCE:
-                self._fence_came(message)
-                return
             try:
-                await receiver(channel, message)
+                if message.header.properties.message_type != _FENCE:
+                    await receiver(channel, message)
+                    return
+                self._fence_came(message)
+                if not no_ack:
+                    await channel.basic_ack(cast(spec.Basic.Deliver, message.delivery).delivery_tag or 0)
             except (amqp.AMQPError, amqp.ChannelInvalidStateError, OSError) as error:
                 LOGGER.debug('a message of %r could not be dealt with: %r', queue, error)  # it comes again
             except Exception:
@@ -375,6 +386,16 @@ class Session:
 def rpc_key(recipient: Hashable) -> str:
     """The routing key of an RPC, as ``kiwipy`` has it; both a named subscriber and the queue for pids get it."""
     return f'{defaults.RPC_TOPIC}.{recipient}'
+
+
+#: Bytes that a routing key may have.
+_LONGEST_KEY: Final = 255
+
+
+def can_be_name(identifier: Hashable) -> bool:
+    """Whether an RPC subscriber can be addressed by this on a broker."""
+    key = named_rpc_key(identifier)
+    return len(key.encode('utf-8', 'replace')) <= _LONGEST_KEY and not {'*', '#'} & set(key)
 
 
 def named_rpc_key(name: Hashable) -> str:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from communication import amqp, hosts
-from treadle.engine import CommunicatorClosed, MessageNotSent, RemoteException, TaskRejected
+from treadle.engine import CommunicatorClosed, MessageNotSent, RemoteException, TaskRejected, UnroutableError
 from treadle.engine.communication import final_answer
 from treadle.engine.communication.address import address_of
 from treadle.engine.communication.rabbit import RabbitCommunicator
@@ -350,6 +350,24 @@ class TestThreads:
 
         with pytest.raises(WrongThread, match=r'rpc_send\(\) called on .treadle-communicator.'):
             rabbit.thread.bridge.submit(send).result(PATIENCE)
+
+    def test_names_that_the_broker_does_not_take(self, rabbit):
+        for name in ('x' * 300, '#', 'a.*'):
+            with pytest.raises(ValueError, match='cannot be addressed on a broker'):
+                rabbit.add_rpc_subscriber(print, name)
+            with pytest.raises(UnroutableError, match='nobody answers to'):
+                rabbit.rpc_send(name, None)
+        for name in ('a.b', 'with blanks and ä', ('a', 'tuple'), 12):
+            rabbit.add_rpc_subscriber(lambda _, message: message, name)
+            assert answer(rabbit.rpc_send(name, 1)) == 1
+
+    def test_subscribing_on_a_loop_of_treadles(self, rabbit):
+        async def subscribe():
+            rabbit.add_rpc_subscriber(print, 'me')
+
+        with pytest.raises(WrongThread, match='subscribing called on'):
+            rabbit.thread.bridge.submit(subscribe).result(PATIENCE)
+        assert rabbit.add_rpc_subscriber(print, 'me') == 'me', 'nothing was half done'
 
     def test_tasks_that_are_rejected_here_are_done_elsewhere(self, make):
         first, second, sender = make(), make(), make()
