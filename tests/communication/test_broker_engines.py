@@ -99,7 +99,7 @@ class TestHints:
 def until_connected(*engines):
     for engine in engines:
         communicator = engine.communicator
-        communicator.thread.bridge.submit(communicator._lifeline.session, None).result(PATIENCE)
+        communicator.link.thread.bridge.submit(communicator.link.lifeline.session, None).result(PATIENCE)
 
 
 class TestOutage:
