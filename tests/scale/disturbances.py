@@ -13,7 +13,6 @@ from typing import Any
 from scale.company import Company, Disturbance, Member
 from scale.messages import Doubler
 
-
 #: How often connections are closed before queues are purged.
 CLOSED = 0.02
 _CLOSE = '[rabbit_networking:close_connection(Each, "purged") || Each <- rabbit_networking:connections()]'
