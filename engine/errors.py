@@ -37,6 +37,10 @@ class StoreUnavailable(StoreError):
     """The store cannot be opened or reached."""
 
 
+class StoreRefused(StoreUnavailable):
+    """A database server does not let us in: something has to be set right, and waiting does not help."""
+
+
 class StoreTooNew(StoreError):
     """The store was written by a newer Treadle than this one."""
 

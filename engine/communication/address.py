@@ -97,9 +97,11 @@ def address_of(broker: str | None, *, environment: bool = True) -> BrokerAddress
 
 
 def has_password(url: str) -> bool:
-    """Whether a password stands in the URL itself."""
+    """Whether a password stands in the URL itself, of a broker or of a store."""
     try:
-        return urlsplit(url).password is not None
+        parts = urlsplit(url)
+        options = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+        return parts.password is not None or not {'password', 'sslpassword'}.isdisjoint(options)
     except ValueError:
         return '@' in url
 

@@ -42,7 +42,7 @@ class ObjectStore(Protocol):
         """Return the hashes of all that is there, in any order."""
 
     def close(self) -> None:
-        """Let go of what is kept open for the next call; it goes on working."""
+        """Keep nothing open that is not in use; it goes on working."""
 
 
 def check_sha256(sha256: object) -> str:
@@ -100,7 +100,7 @@ class DiskObjects:
         return () if self._is_absent() else self._open_container().hashes()
 
     def close(self) -> None:
-        """Nothing is kept open that would have to be closed."""
+        """Nothing is kept open."""
 
     def _is_absent(self) -> bool:
         # Reading makes no directory.

@@ -24,6 +24,7 @@ ALLOWED_IMPORTS = {
     'msgspec': 'msgspec',
     'paramiko': 'paramiko',
     'platformdirs': 'platformdirs',
+    'psycopg': 'psycopg',
     'rich': 'rich',
     'sqlalchemy': 'sqlalchemy',
 }
@@ -108,7 +109,7 @@ def test_only_declared_dependencies_are_imported(package):
 
 
 def test_importing_the_engine_imports_nothing_heavy():
-    heavy = ['sqlalchemy', 'alembic', 'rich', 'disk_objectstore', 'numpy', 'kiwipy', 'paramiko']
+    heavy = ['sqlalchemy', 'alembic', 'rich', 'disk_objectstore', 'numpy', 'kiwipy', 'paramiko', 'psycopg']
     program = f'import sys, treadle.engine; print([name for name in {heavy!r} if name in sys.modules])'
     done = subprocess.run([sys.executable, '-P', '-c', program], capture_output=True, text=True, timeout=30)
     assert (done.stdout.strip(), done.stderr) == ('[]', '')
