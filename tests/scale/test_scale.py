@@ -66,7 +66,7 @@ def options(store: str, broker: str | None = None, lease: float = LONG) -> dict[
     return {'store': store, 'engine': engine, 'patience': 600.0}
 
 
-#: What is told apart from a quiet run where there is no broker: in the suite on PostgreSQL with one, which is the hardest.
+#: Engines fail in the suite on PostgreSQL with a broker, which is the hardest, and elsewhere in the soak.
 kinds = pytest.mark.parametrize(
     'kind',
     [
