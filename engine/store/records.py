@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
+from .job_records import JobRecord
+
 
 def storable(text: str) -> str:
     """The text with lone surrogates, as names of files may hold them, written as escapes: no database takes them."""
@@ -144,6 +146,7 @@ class Unit(msgspec.Struct, frozen=True, gc=False):
         other recorded calls of that visit are killed. ``None`` when the step was not a replay.
     :ivar pauses: the process pauses itself, and its descendants with it, unless it has ended.
     :ivar emitted: outputs that were set, as names and whether the port is dynamic; only noted while somebody listens.
+    :ivar job: a job that comes into being, for which the process goes to wait.
     """
 
     fence: Fence | None = None
@@ -153,6 +156,7 @@ class Unit(msgspec.Struct, frozen=True, gc=False):
     kept_calls: frozenset[int] | None = None
     pauses: bool = False
     emitted: tuple[tuple[str, bool], ...] = ()
+    job: JobRecord | None = None
 
 
 class Held(msgspec.Struct, frozen=True, gc=False):

@@ -116,7 +116,10 @@ class Transaction:
         waiters = {row[0] for row in self.rows(self.sql.resolve_awaited, {'pids': self.as_set(ended)})}
         if not waiters:
             return
-        woken = waiters - self.still_waiting(waiters)
+        self.wake(waiters - self.still_waiting(waiters))
+
+    def wake(self, woken: Collection[int]) -> None:
+        """Let processes go on that wait for nothing any more, and claim them if there is room."""
         if not woken:
             return
         rows = self.rows(self.sql.wake, {'pids': self.as_set(woken), 'changed_at': self.now})
