@@ -10,6 +10,9 @@ from .communication import BroadcastFilter, Communicator, LocalCommunicator
 from .default import default_engine, run, run_get_node, run_get_pid, submit
 from .engine import Engine
 from .errors import (
+    BrokerError,
+    BrokerRefused,
+    BrokerUnavailable,
     CommunicationError,
     CommunicatorClosed,
     ConfigurationError,
@@ -20,6 +23,7 @@ from .errors import (
     KeyConflict,
     KilledError,
     LeaseLost,
+    MessageNotSent,
     ProcessExcepted,
     ProcessNotFound,
     ProcessParked,
@@ -62,6 +66,9 @@ from .values import File, Folder, register_codec, register_exception
 __all__ = [
     'BaseRestartWorkChain',
     'BroadcastFilter',
+    'BrokerError',
+    'BrokerRefused',
+    'BrokerUnavailable',
     'CommunicationError',
     'Communicator',
     'CommunicatorClosed',
@@ -79,6 +86,7 @@ __all__ = [
     'KilledError',
     'LeaseLost',
     'LocalCommunicator',
+    'MessageNotSent',
     'Process',
     'ProcessBuilder',
     'ProcessExcepted',

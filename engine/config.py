@@ -28,6 +28,7 @@ __all__ = [
     'levels_of_text',
     'log_settings',
     'logging_of_environment',
+    'url_of_environment',
 ]
 
 #: The environment variable that names the default store.
@@ -99,6 +100,31 @@ class Diagnostics:
 def _environment(variable: str) -> str | None:
     """The value of a variable; one that is empty is not set."""
     return os.environ.get(variable, '').strip() or None
+
+
+def url_of_environment(variable: str) -> tuple[str, str] | None:
+    """A URL of the environment, which may hold a password: the variable's value, or what stands in a file.
+
+    The path of the file is the value of the variable of that name with ``_FILE`` behind it, as services are given their
+    secrets by systemd and by containers: a file is not inherited by what a step starts.
+
+    :returns: the URL and the name of the variable that it is from, for messages; ``None`` if neither is set.
+    :raises ConfigurationError: both are set, or the file cannot be read or is empty.
+    """
+    url, path = _environment(variable), _environment(f'{variable}_FILE')
+    if path is None:
+        return None if url is None else (url, variable)
+    if url is not None:
+        raise ConfigurationError(f'{variable} and {variable}_FILE are both set; unset one of them')
+    try:
+        text = Path(path).read_text(encoding='utf-8').strip()
+    except OSError as error:
+        raise ConfigurationError(f'{variable}_FILE: the file {path} cannot be read ({error.strerror})') from error
+    except ValueError:
+        raise ConfigurationError(f'{variable}_FILE: the file {path} holds no text') from None
+    if not text:
+        raise ConfigurationError(f'{variable}_FILE: the file {path} is empty; write the URL into it')
+    return text, f'{variable}_FILE'
 
 
 def logging_of_environment() -> LogSettings | None:

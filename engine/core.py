@@ -24,7 +24,7 @@ from .communication import LocalCommunicator
 from .communication.publisher import Publisher
 from .config import Diagnostics
 from .dispatcher import Dispatcher
-from .errors import EngineStopped, ProcessParked, StepAborted, StoreUnavailable
+from .errors import EngineStopped, LeaseLost, ProcessParked, StepAborted, StoreRetired, StoreUnavailable
 from .exit_code import ExitCode
 from .faults import Faults
 from .homes import Homes
@@ -34,6 +34,7 @@ from .process_host import ProcessHost
 from .processes.attributes import AttributeDict, FrozenAttributes
 from .processes.visit import current_visit
 from .stopping import dismiss, is_over_by, wind_down
+from .store.database import BUSY_PATIENCE
 from .store.location import StoreLocation
 from .store.notes import log_once
 from .store.records import PARKS, LogEntry
@@ -154,8 +155,8 @@ class Core:
 
     def _build(self) -> None:
         statements = self.location.statements()
-        self.database = self.location.make_database()
-        self.source = Source(self.location.open_reader(), self._make_codec())
+        self.database = self.location.make_database(name=f'treadle {self.name}', lease=self._lease_seconds)
+        self.source = Source(self.location.open_reader(patience=BUSY_PATIENCE), self._make_codec())
         listener = StoreListener(self)
         self.store = StoreThread(
             database=self.database,
@@ -200,7 +201,7 @@ class Core:
 
     def _make_codec(self) -> Codec:
         return Codec(
-            objects=self.location.objects(),
+            objects=self.location.objects(patience=BUSY_PATIENCE),
             references={
                 ProcessNode: Reference(
                     'node', lambda node: node.pid, lambda pid: ProcessNode(int(pid), self.source)
@@ -258,7 +259,11 @@ class Core:
         if self.crash is None:
             self.crash = error
         self.begin_no_step()
-        self.terminations.close()
+        if isinstance(error, StoreRetired):
+            # What has begun is run again elsewhere, and may leave nothing running here.
+            for visit in self.dispatcher.visits():
+                self.aborts.abort(visit, LeaseLost(f'process {visit.pid}: {error}'), self.steps.post_beside)
+        self.terminations.close(str(error) if isinstance(error, StoreRetired) else None)
 
     def _worker_crashed(self, thread: LoopThread, error: BaseException) -> None:
         LOGGER.critical('%s crashed; the engine stops', thread.name, exc_info=error)
@@ -305,6 +310,8 @@ class Core:
             )
         if state != 'running':
             raise EngineStopped(f'engine {self.name!r} is {state}; create and start another')
+        if isinstance(self.crash, StoreRetired):
+            raise EngineStopped(f'engine {self.name!r} has ended: {self.crash}') from self.crash
         if self.crash is not None:
             raise EngineStopped(
                 f'engine {self.name!r} has crashed; stop it, then create and start another'

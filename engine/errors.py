@@ -53,6 +53,14 @@ class UnsupportedStore(StoreError):
     """The store's URL or file system cannot carry a store."""
 
 
+class StoreRetired(StoreError):
+    """The store was closed for good: what was in it goes on in another one."""
+
+
+class BadArchive(StoreError):
+    """A file is no export of a store, or is damaged; or one cannot be made."""
+
+
 class KeyConflict(TreadleError):
     """A ``key`` is in use by a process of another class or with other inputs."""
 
@@ -103,6 +111,22 @@ class DuplicateSubscriberIdentifier(CommunicationError, ValueError):
 
 class CommunicatorClosed(CommunicationError):
     """The communicator takes no more messages, or closed before this one was delivered."""
+
+
+class MessageNotSent(CommunicationError):
+    """The broker could not be given a message in time, or an answer can no longer come; says which."""
+
+
+class BrokerError(CommunicationError):
+    """Base of what can be wrong with the broker; no message shows a password."""
+
+
+class BrokerUnavailable(BrokerError):
+    """The broker cannot be reached, or does not answer; that may be over in a while."""
+
+
+class BrokerRefused(BrokerError):
+    """The broker does not let us in, or not onto this virtual host: something has to be set right."""
 
 
 class TransportError(TreadleError):

@@ -148,9 +148,9 @@ def _check_metadata(label: str, metadata: Any) -> Mapping[str, str]:
         if not isinstance(value, str):
             raise ValidationError(f'{label}: metadata.{name} must be a str, not {value!r}')
         if storable(value) != value:
+            what = 'the character NUL' if '\0' in value else 'half of a surrogate pair'
             raise ValidationError(
-                f'{label}: metadata.{name} holds half of a surrogate pair ({value!r}), which is no text that can be '
-                f'stored; leave it out'
+                f'{label}: metadata.{name} holds {what} ({value!r}), which is no text that can be stored; leave it out'
             )
     if metadata.get('key') == '':
         raise ValidationError(f'{label}: metadata.key is empty; give a key that names this piece of work, or none')

@@ -101,8 +101,11 @@ class Terminations:
         for future in futures:
             _resolve(future, error)
 
-    def close(self) -> None:
-        """Fail every wait that is left: the engine stops, the processes stay in the store."""
+    def close(self, reason: str | None = None) -> None:
+        """Fail every wait that is left: the engine stops, the processes stay in the store.
+
+        :param reason: what is said instead of that.
+        """
         with self._lock:
             self._closed = True
             left = [(pid, future) for pid, futures in self._futures.items() for future in futures]
@@ -110,8 +113,10 @@ class Terminations:
             _resolve(
                 future,
                 EngineStopped(
-                    f'the engine stopped before process {pid} ended; it stays runnable in the store and goes on when '
-                    f'an engine claims it'
+                    f'the engine stopped before process {pid} ended: {reason}'
+                    if reason
+                    else f'the engine stopped before process {pid} ended; it stays runnable in the store and goes on '
+                    f'when an engine claims it'
                 ),
             )
 

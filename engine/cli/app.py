@@ -19,6 +19,7 @@ from .ps import ps
 from .show import show
 from .start import run, submit, worker
 from .status import status
+from .store import store
 from .tree import tree
 from .watch import watch
 from .why import why
@@ -56,6 +57,7 @@ SECTIONS: Final = {
     'Look': (ps, show, tree, why, log, status, watch),
     'Control': (kill, pause, play, wait),
     'Run': (run, submit, worker),
+    'Keep': (store,),
 }
 for commands in SECTIONS.values():
     for command in commands:

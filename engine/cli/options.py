@@ -45,7 +45,7 @@ def store_option(command: F) -> F:
     return click.option(
         '--store',
         metavar='URL',
-        help='The store, as sqlite:///path. '
+        help='The store, as sqlite:///path or postgresql://user@host/database. '
         f"Default: {STORE_VARIABLE}, else a file in the user's data directory.",
     )(command)
 

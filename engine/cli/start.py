@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 import msgspec
 
-from ..errors import TreadleError
+from ..errors import StoreRetired, TreadleError
 from ..launch import code_of, compose
 from ..store import notes
 from ..store.control import write_once
@@ -170,7 +170,10 @@ def worker(
     click.echo(f'treadle: engine {engine.core.membership.engine_id} works on {engine.location.url}', err=True)
     while not told.wait(_LOOK):
         if engine.core.dispatcher.is_closed:
+            crash = engine.core.crash
             engine.stop(drain)
+            if isinstance(crash, StoreRetired):
+                raise crash
             raise click.ClickException('the engine has failed; its log says why')
     engine.core.begin_no_step()
     click.echo(f'treadle: leaving; steps that execute have {drain:g} s to come to their checkpoint', err=True)

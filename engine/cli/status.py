@@ -10,7 +10,7 @@ import click
 from ..states import ProcessState
 from .engines import engine_data
 from .options import OpenStore, json_option, open_store, store_option
-from .output import clean, heading, write_json
+from .output import clean, heading, iso, write_json
 
 __all__ = ['status']
 
@@ -26,6 +26,9 @@ def status(as_json: bool, store: str | None) -> None:
         write_json(data)
         return
     click.echo(heading(f'Store {clean(data["store"])}, {_size(data["size"])}'))
+    if data['retired'] is not None:
+        moved_to = clean(data['retired']['moved_to']) or 'another store'
+        click.echo(f'  retired      {data["retired"]["at"]}: what was in it has moved to {moved_to}')
     counts = [f'{count} {state}' for state, count in data['processes'].items() if count]
     click.echo(f'  processes    {", ".join(counts) or "none"}')
     if data['paused']:
@@ -43,7 +46,7 @@ def status(as_json: bool, store: str | None) -> None:
 
 
 def _as_data(store: OpenStore) -> dict[str, Any]:
-    reader = store.reader
+    reader, retired = store.reader, store.reader.retirement()
     counts: Counter[str] = Counter({str(state): 0 for state in ProcessState})
     paused = 0
     for state, is_paused, count in reader.counts():
@@ -54,6 +57,7 @@ def _as_data(store: OpenStore) -> dict[str, Any]:
     return {
         'store': store.location.url,
         'size': store.location.size(),
+        'retired': None if retired is None else {'at': iso(retired.at), 'moved_to': retired.moved_to},
         'processes': dict(counts),
         'paused': paused,
         'runnable': reader.runnable_count(),

@@ -2,17 +2,62 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from typing import Any, Protocol
 
+import msgspec
+
 from ..errors import RemoteException, TaskRejected, TreadleError
 from .communicator import final_answer
 
-__all__ = ['Broadcast', 'Delivery', 'Rpc', 'TaskDelivery']
+__all__ = [
+    'Broadcast',
+    'Delivery',
+    'Rpc',
+    'TaskDelivery',
+    'TaskOrigin',
+    'answered_later',
+    'is_answered_later',
+    'task_origin',
+]
 
 LOGGER = logging.getLogger(__name__)
+
+
+class TaskOrigin(msgspec.Struct, frozen=True, gc=False):
+    """Where a task came from, if it came by a broker.
+
+    :ivar correlation_id: the sender's own mark, the same when the task is delivered again.
+    :ivar reply_to: where the sender waits for answers, ``None`` if it does not.
+    """
+
+    correlation_id: str
+    reply_to: str | None
+
+
+_origin: contextvars.ContextVar[TaskOrigin | None] = contextvars.ContextVar('treadle_task_origin', default=None)
+
+
+def task_origin() -> TaskOrigin | None:
+    """Where the task came from that the subscriber, in whose call this is asked, has been given."""
+    return _origin.get()
+
+
+def answered_later() -> Future[Any]:
+    """What a task subscriber returns that has put on record where the answer goes: it comes another way."""
+    return _AnsweredLater()
+
+
+def is_answered_later(answer: Any) -> bool:
+    """Whether this is what :func:`answered_later` gives."""
+    return isinstance(answer, _AnsweredLater)
+
+
+class _AnsweredLater(Future[Any]):
+    pass
 
 
 class Delivery(Protocol):
@@ -74,13 +119,15 @@ class TaskDelivery:
     """A task; if one subscriber rejects it, another is asked.
 
     :ivar rejected_by: the subscribers that it need not be offered to again.
+    :param origin: where it came from, if from elsewhere.
     :param no_reply: whether nobody waits for the answer.
     """
 
-    __slots__ = ('_no_reply', '_reasons', '_taken', 'body', 'future', 'rejected_by')
+    __slots__ = ('_no_reply', '_origin', '_reasons', '_taken', 'body', 'future', 'rejected_by')
 
-    def __init__(self, body: Any, *, no_reply: bool) -> None:
+    def __init__(self, body: Any, *, no_reply: bool, origin: TaskOrigin | None = None) -> None:
         self.body = body
+        self._origin = origin
         self.future: Future[Any] = Future()
         self.rejected_by: set[Hashable] = set()
         self._no_reply = no_reply
@@ -93,6 +140,7 @@ class TaskDelivery:
             if not self.future.set_running_or_notify_cancel():
                 return True  # the sender has cancelled
             self._taken = True
+        token = _origin.set(self._origin)
         try:
             answer = call(self.body)
         except TaskRejected as error:
@@ -101,7 +149,9 @@ class TaskDelivery:
         except BaseException as error:
             self._fail(_as_seen_by_sender(error, 'a task'))
         else:
-            self.future.set_result(_answer(answer, 'a task'))
+            self.future.set_result(answer if is_answered_later(answer) else _answer(answer, 'a task'))
+        finally:
+            _origin.reset(token)
         return True
 
     @property

@@ -19,14 +19,15 @@ from ..errors import CommunicatorClosed, DuplicateSubscriberIdentifier, Unroutab
 from .communicator import (
     BroadcastFilter,
     BroadcastSubscriber,
+    Communicator,
     ProcessSubscriber,
     RpcSubscriber,
     TaskSubscriber,
 )
-from .deliveries import Broadcast, Delivery, Rpc, TaskDelivery
+from .deliveries import Broadcast, Delivery, Rpc, TaskDelivery, TaskOrigin
 from .messages import intent_for_all
 
-__all__ = ['LocalCommunicator']
+__all__ = ['LocalCommunicator', 'as_pid']
 
 LOGGER = logging.getLogger(__name__)
 S = TypeVar('S', bound=Callable[..., Any])
@@ -39,7 +40,7 @@ class _Subscribers(Generic[S, D]):
     def __init__(self, kind: str, deliver: Callable[[Hashable, S, D], object], threads: StepThreads) -> None:
         self._kind = kind
         self._deliver = deliver
-        self._threads = threads
+        self.threads = threads
         self.all: dict[Hashable, tuple[S, Strand[D]]] = {}
 
     def add(self, subscriber: S, identifier: Hashable | None) -> Hashable:
@@ -59,7 +60,7 @@ class _Subscribers(Generic[S, D]):
                 f'there is a {self._kind} subscriber {identifier!r} already; remove it first, or use another identifier'
             )
         handle = functools.partial(self._deliver, identifier, subscriber)
-        self.all[identifier] = subscriber, Strand(handle, self._threads, name=f'{self._kind} subscriber {identifier}')
+        self.all[identifier] = subscriber, Strand(handle, self.threads, name=f'{self._kind} subscriber {identifier}')
         return identifier
 
     def remove(self, identifier: Hashable) -> list[D]:
@@ -80,20 +81,23 @@ class LocalCommunicator:
     before the subscriber is called takes the message back.
 
     :param name: how errors and the log name it.
+    :ivar threads: what its subscribers are called on.
+    :param face: whom its subscribers are given as the communicator, if it only does the last stretch for another one.
     """
 
-    def __init__(self, name: str = 'local') -> None:
+    def __init__(self, name: str = 'local', *, face: Communicator | None = None) -> None:
         self.name = name
+        self._face: Communicator = self if face is None else face
         self._fork_guard = ForkGuard(remedy='create one of its own in the child')
-        self._threads = StepThreads(permits=1, name='treadle-subscriber', kind='subscriber')
+        self.threads = StepThreads(permits=1, name='treadle-subscriber', kind='subscriber')
         self._lock = threading.Lock()
         self._closed = False
-        self._rpcs: _Subscribers[RpcSubscriber, Delivery] = _Subscribers('RPC', _deliver, self._threads)
-        self._processes: _Subscribers[ProcessSubscriber, Delivery] = _Subscribers('process', _deliver, self._threads)
+        self._rpcs: _Subscribers[RpcSubscriber, Delivery] = _Subscribers('RPC', _deliver, self.threads)
+        self._processes: _Subscribers[ProcessSubscriber, Delivery] = _Subscribers('process', _deliver, self.threads)
         self._broadcasts: _Subscribers[BroadcastSubscriber, Delivery] = _Subscribers(
-            'broadcast', _deliver, self._threads
+            'broadcast', _deliver, self.threads
         )
-        self._tasks: _Subscribers[TaskSubscriber, TaskDelivery] = _Subscribers('task', self._do_task, self._threads)
+        self._tasks: _Subscribers[TaskSubscriber, TaskDelivery] = _Subscribers('task', self._do_task, self.threads)
         self._unassigned: deque[TaskDelivery] = deque()
 
     def __repr__(self) -> str:
@@ -107,6 +111,21 @@ class LocalCommunicator:
     def is_heard(self) -> bool:
         """Whether there is a broadcast subscriber."""
         return bool(self._broadcasts.all)
+
+    def recipients(self) -> list[Hashable]:
+        """The identifiers of the RPC subscribers."""
+        with self._lock:
+            return list(self._rpcs.all)
+
+    @property
+    def answers_for_pids(self) -> bool:
+        """Whether there is a process subscriber."""
+        return bool(self._processes.all)
+
+    @property
+    def takes_tasks(self) -> bool:
+        """Whether there is a task subscriber."""
+        return bool(self._tasks.all)
 
     # -- subscribers -----------------------------------------------------------------------------------------
 
@@ -178,22 +197,27 @@ class LocalCommunicator:
     def _recipient(self, recipient_id: Hashable) -> tuple[Callable[[Any], Any], Strand[Delivery]]:
         if recipient_id in self._rpcs.all:
             subscriber, strand = self._rpcs.all[recipient_id]
-            return functools.partial(subscriber, self), strand
-        pid = _as_pid(recipient_id)
+            return functools.partial(subscriber, self._face), strand
+        pid = as_pid(recipient_id)
         if pid is None or not self._processes.all:
             raise UnroutableError(
                 f'nobody answers to {recipient_id!r}'
                 + ('' if pid is None else '; an engine answers for the processes of its store while it runs')
             )
         for_pids, strand = next(iter(self._processes.all.values()))
-        return functools.partial(for_pids, self, pid), strand
+        return functools.partial(for_pids, self._face, pid), strand
 
     def task_send(self, task: Any, no_reply: bool = False) -> Future[Any] | None:
         """Have a task done by some subscriber; see :meth:`.Communicator.task_send`."""
-        delivery = TaskDelivery(task, no_reply=no_reply)
+        answer = self.deliver_task(task, no_reply=no_reply)
+        return None if no_reply else answer
+
+    def deliver_task(self, task: Any, *, no_reply: bool = False, origin: TaskOrigin | None = None) -> Future[Any]:
+        """:meth:`task_send`, for a task that came from elsewhere; whoever hands it on wants the answer in any case."""
+        delivery = TaskDelivery(task, no_reply=no_reply, origin=origin)
         with self._open():
             self._assign(delivery)  # nobody can have rejected it yet
-        return None if no_reply else delivery.future
+        return delivery.future
 
     def broadcast_send(
         self, body: Any, sender: Any = None, subject: Any = None, correlation_id: Any = None
@@ -215,11 +239,11 @@ class LocalCommunicator:
                 if not subscriber.passes(sender, subject):
                     continue
                 subscriber = subscriber.subscriber
-            yield functools.partial(subscriber, self, body, sender, subject, correlation_id), strand
+            yield functools.partial(subscriber, self._face, body, sender, subject, correlation_id), strand
         message = intent_for_all(subject, body)
         if message is not None:
             for for_pids, strand_for_pids in islice(self._processes.all.values(), 1):
-                yield functools.partial(for_pids, self, None, message), strand_for_pids
+                yield functools.partial(for_pids, self._face, None, message), strand_for_pids
 
     @contextmanager
     def _open(self) -> Iterator[None]:
@@ -235,7 +259,7 @@ class LocalCommunicator:
     # -- tasks -----------------------------------------------------------------------------------------------
 
     def _do_task(self, identifier: Hashable, subscriber: TaskSubscriber, task: TaskDelivery) -> None:
-        if not task.offer(functools.partial(subscriber, self)):
+        if not task.offer(functools.partial(subscriber, self._face)):
             task.rejected_by.add(identifier)
             self._offer(task)
 
@@ -286,7 +310,7 @@ class LocalCommunicator:
         for strand in strands:
             strand.refuse()
         try:
-            self._threads.stop(timeout)
+            self.threads.stop(timeout)
         finally:
             for strand in strands:
                 for delivery in strand.drop():
@@ -297,7 +321,7 @@ def _deliver(identifier: Hashable, subscriber: Callable[..., Any], delivery: Del
     delivery.deliver()
 
 
-def _as_pid(recipient: Hashable) -> int | None:
+def as_pid(recipient: Hashable) -> int | None:
     """The pid that a recipient is, if it is one; on a wire it is text."""
     if isinstance(recipient, str) and recipient.isascii() and recipient.isdigit():
         return int(recipient)

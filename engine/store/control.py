@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 from .database import transact
 from .location import StoreLocation
 from .records import ProcessRecord
-from .transaction import Transaction
+from .transaction import Cursor, Transaction
 
 __all__ = ['write_once']
 
@@ -46,17 +46,18 @@ def write_once(location: StoreLocation, operation: Callable[[Transaction], T], *
     :param operation: may run more than once, if the database is busy.
     :param patience: seconds to wait for other writers.
     :raises StoreError: there is no store, or it cannot be written.
+    :raises StoreRetired: it was closed for good.
     """
     statements = location.statements()
     database = location.make_database()
+
+    def work(cursor: Cursor) -> T:
+        transaction = Transaction(cursor=cursor, sql=statements, engine_id=_NO_ENGINE, admission=_ClaimNothing())
+        transaction.refuse_if_retired()
+        return operation(transaction)
+
     database.connect()
     try:
-        return transact(
-            database,
-            lambda cursor: operation(
-                Transaction(cursor=cursor, sql=statements, engine_id=_NO_ENGINE, admission=_ClaimNothing())
-            ),
-            patience=patience,
-        )
+        return transact(database, work, patience=patience)
     finally:
         database.close()

@@ -23,7 +23,12 @@ _PAUSE_FIRST, _PAUSE_MOST = 0.005, 1.0
 
 
 class Database(Protocol):
-    """A database connection as its one writer sees it; it is opened, used and closed on one thread."""
+    """A database connection as its one writer sees it; it is opened, used and closed on one thread.
+
+    :ivar hurry: set it from any thread: from then on nothing that is away or busy is waited for.
+    """
+
+    hurry: threading.Event
 
     def open(self) -> None:
         """Connect as an engine does, making the store where there is none.
@@ -64,28 +69,25 @@ def transact(
     work: Callable[[Cursor], T],
     *,
     patience: float = BUSY_PATIENCE,
-    hurry: threading.Event | None = None,
 ) -> T:
     """What ``work`` returns, whose writes are durable by then; it runs more than once if the database is busy.
 
     :param work: writes with the cursor that it is given; must keep nothing of an attempt that fails.
     :param patience: seconds to go on trying.
-    :param hurry: once it is set, there is no further attempt.
     :raises StoreError: the database does not take it.
     """
     give_up = time.monotonic() + patience
-    hurry = threading.Event() if hurry is None else hurry
     pause = _PAUSE_FIRST
     while True:
         try:
             return _attempt(database, work)
         except Exception as error:
-            if not database.is_busy(error) or time.monotonic() > give_up or hurry.is_set():
+            if not database.is_busy(error) or time.monotonic() > give_up or database.hurry.is_set():
                 raise database.translate(error) from error
             # Once is enough for people; an outage may be long.
             level = logging.WARNING if pause == _PAUSE_FIRST else logging.DEBUG
             LOGGER.log(level, 'the store is busy, trying again: %s', database.translate(error))
-        hurry.wait(pause * random.uniform(0.5, 1.0))
+        database.hurry.wait(pause * random.uniform(0.5, 1.0))
         pause = min(2 * pause, _PAUSE_MOST)
 
 

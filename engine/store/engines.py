@@ -14,7 +14,11 @@ __all__ = ['beat', 'declare_dead', 'end_engine', 'is_member', 'register_engine',
 
 
 def register_engine(transaction: Transaction, record: EngineRecord) -> int:
-    """Add an engine; returns its id, which is never used again."""
+    """Add an engine; returns its id, which is never used again.
+
+    :raises StoreRetired: the store was closed for good.
+    """
+    transaction.refuse_if_retired()
     parameters = msgspec.structs.asdict(record)
     del parameters['id']
     return int(transaction.row(transaction.sql.insert_engine, parameters)[0])

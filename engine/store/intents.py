@@ -8,7 +8,7 @@ played.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from ..states import ProcessState
 from .notes import write_log
@@ -18,7 +18,7 @@ from .transaction import Transaction
 __all__ = ['kill', 'pause', 'pause_below', 'play']
 
 
-def kill(transaction: Transaction, pids: Iterable[int], message: str) -> list[int]:
+def kill(transaction: Transaction, pids: Collection[int], message: str) -> list[int]:
     """Kill these processes and all their descendants that have not ended.
 
     From the commit on no other end is possible: the row's version has moved on, so whatever a step that still
@@ -27,6 +27,7 @@ def kill(transaction: Transaction, pids: Iterable[int], message: str) -> list[in
     :returns: the pids that this call killed.
     """
     sql = transaction.sql
+    transaction.lock_family(pids)
     family = transaction.rows(sql.to_kill, {'pids': transaction.as_set(pids)})
     killed = [pid for pid, _ in family]
     if killed:
@@ -78,6 +79,7 @@ def play(transaction: Transaction, pids: Iterable[int]) -> list[int]:
     :returns: the pids that are no longer paused.
     """
     roots = set(pids)
+    transaction.lock_family(roots)
     rows = transaction.rows(transaction.sql.to_play, {'pids': transaction.as_set(roots)})
     named = [pid for pid, _ in rows if pid in roots]
     _set_paused(transaction, named, 0, 0)
@@ -91,8 +93,9 @@ def play(transaction: Transaction, pids: Iterable[int]) -> list[int]:
     return played
 
 
-def _to_pause(transaction: Transaction, pids: Iterable[int]) -> dict[int, int]:
+def _to_pause(transaction: Transaction, pids: Collection[int]) -> dict[int, int]:
     """Those of ``pids`` that have not ended with their descendants that have not: by pid, the column ``paused``."""
+    transaction.lock_family(pids)
     return dict(transaction.rows(transaction.sql.to_pause, {'pids': transaction.as_set(pids)}))
 
 

@@ -10,7 +10,7 @@ from .location import StoreLocation
 from .lockfile import LockState, probe
 from .records import EngineRecord
 
-__all__ = ['lives', 'lock_path']
+__all__ = ['holds_lock', 'lives', 'lock_path']
 
 
 def lock_path(location: StoreLocation, engine_uuid: str) -> Path:
@@ -23,12 +23,15 @@ def lives(location: StoreLocation, engine: EngineRecord) -> bool | None:
 
     On one host its lock file says so at once: the operating system frees the lock when the OS process ends.
     """
-    if engine.ended is not None:
-        return False
-    if engine.host != socket.gethostname():
+    return False if engine.ended is not None else holds_lock(location, engine.uuid, engine.host)
+
+
+def holds_lock(location: StoreLocation, engine_uuid: str, host: str) -> bool | None:
+    """Whether the engine holds its lock file; ``None`` when that cannot be told, as for one of another host."""
+    if host != socket.gethostname():
         return None
     try:
-        found = probe(lock_path(location, engine.uuid))
+        found = probe(lock_path(location, engine_uuid))
     except StoreError:
         return None  # the file may not be read by this user, or not be found just now
     return None if found is LockState.MISSING else found is LockState.HELD

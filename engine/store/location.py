@@ -7,6 +7,7 @@ dialect of SQL, its connections and what its errors mean; the statements, the tr
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +19,7 @@ from .sqlite.location import locate_file
 if TYPE_CHECKING:
     from ..values import ObjectStore
     from .changes import Changes
+    from .contents import Contents
     from .database import Database
     from .reader import Reader
     from .statements import Statements  # which imports SQLAlchemy
@@ -35,17 +37,31 @@ class StoreLocation(Protocol):
     def ensure_schema(self) -> None:
         """Make the store where there is none, and see to it that this Treadle can use it.
 
+        An older store in a file is upgraded. An older one that others may share is not; see :meth:`upgrade`.
+
         :raises StoreError: it cannot be used; says what to do.
         """
 
-    def open_reader(self) -> Reader:
+    def upgrade(self) -> None:
+        """Bring the store to this Treadle's schema, or make it.
+
+        :raises StoreError: it cannot be upgraded; nothing of it has changed.
+        """
+
+    def open_reader(self, *, patience: float = 0.0) -> Reader:
         """A reader, whether an engine runs or not.
 
+        :param patience: seconds for which a query waits for a database that is away.
         :raises StoreError: once it is used: there is no store of this Treadle's schema that can be read.
         """
 
-    def make_database(self) -> Database:
-        """A writing connection, for one thread; not open yet."""
+    def make_database(self, *, name: str = 'treadle', lease: float = 10.0) -> Database:
+        """A writing connection, for one thread; not open yet.
+
+        :param name: what a database server shows it as.
+        :param lease: seconds after which others may take over from a writer that stands still; what it holds in the
+            database it has lost long before.
+        """
 
     def statements(self) -> Statements:
         """What is run on it."""
@@ -56,8 +72,14 @@ class StoreLocation(Protocol):
         :raises StoreError: the store cannot be reached.
         """
 
-    def objects(self) -> ObjectStore:
-        """The large contents that belong to the store."""
+    def objects(self, *, patience: float = 0.0) -> ObjectStore:
+        """The large contents that belong to the store.
+
+        :param patience: as for :meth:`open_reader`.
+        """
+
+    def contents(self) -> Contents:
+        """Everything that the store holds, for those who deal with it as a whole."""
 
     def lock_folder(self) -> Path:
         """The folder with the lock files of this host's engines on the store; it need not exist.
@@ -75,15 +97,25 @@ class StoreLocation(Protocol):
 def locate(url: str | os.PathLike[str] | None = None) -> StoreLocation:
     """Find the store that ``url`` names, or the default one. Nothing is made or opened.
 
-    :param url: ``sqlite:///path``; ``None`` is what ``TREADLE_STORE`` says, else a file in the user's data directory.
+    :param url: ``sqlite:///path`` or ``postgresql://user:password@host:port/database?option=value``; ``None`` is what
+        ``TREADLE_STORE`` says, else a file in the user's data directory.
     :raises UnsupportedStore: the URL is not one of a store, or the database cannot be trusted there.
     """
     if url is not None:
-        return locate_file(url)
+        return _locate(url)
     chosen = os.environ.get(STORE_VARIABLE, '').strip()
     try:
-        return locate_file(chosen or default_url())
+        return _locate(chosen or default_url())
     except UnsupportedStore as error:
         if not chosen:
             raise
         raise UnsupportedStore(f'{error} (from {STORE_VARIABLE})') from None
+
+
+def _locate(url: str | os.PathLike[str]) -> StoreLocation:
+    if isinstance(url, str) and re.match('postgres(ql)?([+][^:]*)?:', url, re.IGNORECASE):
+        # The driver takes a while to import, and who has a file needs none.
+        from .postgresql.location import locate_server  # noqa: PLC0415
+
+        return locate_server(url)
+    return locate_file(url)

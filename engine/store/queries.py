@@ -91,6 +91,7 @@ class Queries:
             f'AND state NOT IN ({ended}) ORDER BY pid'
         )
         self.select_engine = f'SELECT {_ENGINE} FROM engine WHERE id = {named("engine_id")}'
+        self.select_retirement = 'SELECT at, moved_to FROM retirement'
         self.live_engines = f'SELECT {_ENGINE} FROM engine WHERE ended IS NULL'
         self.select_job = f'SELECT {_JOB} FROM job WHERE pid = {named("pid")}'
         self.select_note = f'SELECT note FROM computer WHERE name = {named("name")}'

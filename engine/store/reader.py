@@ -1,61 +1,30 @@
 """Reading the store from any thread, beside the writer and without waiting for it.
 
-Connections are borrowed from a small stack, so that a host with many threads does not keep one each. What is read
-is a snapshot of what is committed.
+What is read is a snapshot of what is committed.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Collection, Iterable
-from typing import Any, Protocol
+from collections.abc import Collection, Iterable
+from typing import Any
 
-from ...threads import Uncut
 from ..errors import ProcessNotFound
+from .connections import Connection, Connections
 from .queries import Queries
 from .job_records import JobRecord
-from .records import INTENTS, PARKS, EngineRecord, LogEntry, ProcessRecord, ProcessSummary
-
-#: Every call of the database's library is made inside it.
-uncut = Uncut()
-
-
-class Connection(Protocol):
-    """The part of a driver's connection that reading uses."""
-
-    def execute(self, sql: str, parameters: Any = ..., /) -> Any:
-        """Run one statement and return a cursor over its rows."""
-
-    def close(self) -> None:
-        """Disconnect."""
+from .records import INTENTS, PARKS, EngineRecord, LogEntry, ProcessRecord, ProcessSummary, Retirement
 
 
 class Reader:
     """Queries on committed data.
 
-    :param connect: opens a reading connection that may travel between threads.
-    :param translate: turns a driver's error into one of ours.
-    :param leave: gets rid of a parent's connection in a forked child.
-    :param keep: how many idle connections are kept.
+    :param connections: what they are run on.
+    :param queries: in the database's words.
     """
 
-    def __init__(
-        self,
-        *,
-        connect: Callable[[], Connection],
-        queries: Queries,
-        translate: Callable[[BaseException], BaseException],
-        leave: Callable[[Any], None],
-        keep: int = 8,
-    ) -> None:
-        self._connect = connect
+    def __init__(self, *, connections: Connections, queries: Queries) -> None:
+        self._connections = connections
         self._sql = queries
-        self._translate = translate
-        self._leave = leave
-        self._keep = keep
-        self._lock = threading.Lock()
-        self._idle: list[Connection] = []
-        self._closed = False
 
     def process(self, pid: int) -> ProcessRecord:
         """The row of one process.
@@ -225,6 +194,11 @@ class Reader:
         """The engines that have not said that they end and that nobody has declared dead."""
         return [EngineRecord(*row) for row in self._fetch(self._sql.live_engines, {})]
 
+    def retirement(self) -> Retirement | None:
+        """When the store was closed for good, and where its contents went; ``None`` for a store in use."""
+        rows = self._fetch(self._sql.select_retirement, {})
+        return Retirement(*rows[0]) if rows else None
+
     def engine(self, engine_id: int) -> EngineRecord | None:
         """One engine's row."""
         rows = self._fetch(self._sql.select_engine, {'engine_id': engine_id})
@@ -240,38 +214,15 @@ class Reader:
 
     def close(self) -> None:
         """Close the idle connections and keep none from now on; reading goes on, with a connection for each query."""
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
-        with uncut:
-            for connection in idle:
-                connection.close()
+        self._connections.close()
 
     def forget_connections(self) -> None:
         """In a forked child, use nothing of the parent's."""
-        self._lock = threading.Lock()
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            self._leave(connection)
+        self._connections.forget()
 
     def _fetch(self, sql: str, parameters: dict[str, Any]) -> list[Any]:
-        with uncut:
-            return self._fetch_uncut(sql, parameters)
-
-    def _fetch_uncut(self, sql: str, parameters: dict[str, Any]) -> list[Any]:
-        with self._lock:
-            connection = self._idle.pop() if self._idle else None
-        try:
-            if connection is None:
-                connection = self._connect()
+        def fetch(connection: Connection) -> list[Any]:
             rows: list[Any] = connection.execute(sql, parameters).fetchall()
-        except Exception as error:
-            if connection is not None:
-                connection.close()
-            raise self._translate(error) from error
-        with self._lock:
-            if len(self._idle) < self._keep and not self._closed:
-                self._idle.append(connection)
-                return rows
-        connection.close()
-        return rows
+            return rows
+
+        return self._connections.use(fetch)

@@ -11,7 +11,12 @@ from .job_records import JobRecord
 
 
 def storable(text: str) -> str:
-    """The text with lone surrogates, as names of files may hold them, written as escapes: no database takes them."""
+    """The text with what some database does not take written as escapes.
+
+    That is the character NUL, and lone surrogates, as names of files may hold them.
+    """
+    if '\0' in text:
+        text = text.replace('\0', '\\x00')
     return text if text.isascii() else text.encode('utf-8', 'backslashreplace').decode('utf-8')
 
 
@@ -222,3 +227,14 @@ class EngineRecord(msgspec.Struct, frozen=True, gc=False):
     lease: float
     ended: str | None
     beat_at: float | None = None
+
+
+class Retirement(msgspec.Struct, frozen=True, gc=False):
+    """The store was closed for good.
+
+    :ivar at: when, in seconds since the epoch.
+    :ivar moved_to: where its contents went, as whoever closed it has put it; may be empty.
+    """
+
+    at: float
+    moved_to: str

@@ -13,6 +13,8 @@ There are no foreign keys: every row is written by the one store thread, inside 
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -36,6 +38,7 @@ __all__ = [
     'HEAD',
     'OWNED',
     'RUNNABLE',
+    'STAYS',
     'TIMED',
     'awaiting',
     'code',
@@ -46,6 +49,7 @@ __all__ = [
     'log',
     'metadata',
     'process',
+    'retirement',
 ]
 
 #: Predicate of ``process_owner``.
@@ -54,6 +58,9 @@ OWNED = 'owner IS NOT NULL'
 HAS_KEY = "key IS NOT NULL AND state NOT IN ('killed', 'excepted')"
 #: Predicate of ``process_wake_at``.
 TIMED = 'wake_at IS NOT NULL'
+
+#: In ``Table.info`` of what is of one store alone, and is not taken along when its contents move to another one.
+STAYS: Final = 'stays'
 
 metadata = MetaData(
     naming_convention={
@@ -229,4 +236,14 @@ job = Table(
     Column('note', Text),
     Column('changed_at', _Real, nullable=False),
     _partial('job_live', 'computer', 'pid', where=LIVE),
+)
+
+# One row, once the store was closed for good: nothing is written any more, since all goes on in another store.
+retirement = Table(
+    'retirement',
+    metadata,
+    Column('at', _Real, primary_key=True, autoincrement=False),
+    # What engines that still come here are told, such as the other store's URL; may be empty.
+    Column('moved_to', Text, nullable=False),
+    info={STAYS: True},
 )

@@ -23,7 +23,13 @@ Parameters = Mapping[str, Any]
 
 
 class Dialect(Wording, Protocol):
-    """What differs between the databases when their statements are put together by SQLAlchemy."""
+    """What differs between the databases when their statements are put together by SQLAlchemy.
+
+    :ivar locks_rows: whether writers exclude each other row by row; otherwise one at a time writes, and the statements
+        that only lock are never run.
+    """
+
+    locks_rows: bool
 
     def compile(self, statement: sa.ClauseElement) -> str:
         """The statement's text, constants included."""
@@ -31,8 +37,11 @@ class Dialect(Wording, Protocol):
     def parameter(self, name: str) -> sa.ColumnElement[Any]:
         """The place of the named parameter in a statement."""
 
-    def is_member(self, column: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
-        """The condition that ``column`` is in the set of pids called ``pids``."""
+    def is_member(self, column: sa.ColumnElement[int], name: str = 'pids') -> sa.ColumnElement[bool]:
+        """The condition that ``column`` is in the set of pids called ``name``."""
+
+    def members(self, name: str) -> sa.Select[Any]:
+        """The set of pids called ``name``, as rows."""
 
     def insert(self, table: sa.Table) -> Any:
         """An insert that knows ``on_conflict_do_nothing``."""
@@ -67,15 +76,33 @@ class Statements(Queries):
         self._engines(dialect)
         self._owned(dialect)
         self._notes(dialect)
+        self._locking(dialect)
+
+    def _locking(self, dialect: Dialect) -> None:
+        """What is run where writers lock rows, in the order of the pids, so that they do not wait for each other."""
+        row = process.c
+        text = dialect.compile
+        waiters = sa.select(awaiting.c.waiter).where(dialect.is_member(awaiting.c.awaited, 'ended'))
+        touched = dialect.members('pids').union(waiters)
+        self.lock_fences = text(
+            sa.select(*self._fenced).where(row.pid.in_(touched)).order_by(row.pid).with_for_update(of=process)
+        )
+        self.lock = text(
+            sa.select(row.pid).where(dialect.is_member(row.pid)).order_by(row.pid).with_for_update()
+        )
+        self.called_by = text(sa.select(row.pid).where(dialect.is_member(row.parent)))
+        # What another is claiming, killing or playing just now is left to the other.
+        self.lock_claimable = text(
+            sa.select(*_columns(process, ProcessRecord))
+            .where(dialect.is_member(row.pid))
+            .with_for_update(skip_locked=True)
+        )
 
     def _units(self, dialect: Dialect) -> None:
         row = process.c
         text, given = dialect.compile, dialect.parameter
-        self.fences = text(
-            sa.select(row.pid, row.epoch, row.version, row.state, row.exit_message, row.paused).where(
-                dialect.is_member(row.pid)
-            )
-        )
+        self._fenced = (row.pid, row.epoch, row.version, row.state, row.exit_message, row.paused)
+        self.fences = text(sa.select(*self._fenced).where(dialect.is_member(row.pid)))
         self.next_number = text(
             sa.update(counter)
             .values(next=counter.c.next + given('count'))
@@ -244,7 +271,10 @@ class Statements(Queries):
         text, given = dialect.compile, dialect.parameter
         fields = [field for field in EngineRecord.__struct_fields__ if field != 'id']
         self.insert_engine = text(sa.insert(engine).values(_values(dialect, *fields)).returning(row.id))
-        self.is_member = text(sa.select(row.id).where(row.id == given('engine_id'), row.ended.is_(None)))
+        # Shared, so that nobody can declare the engine dead before its transaction has ended.
+        self.is_member = text(
+            sa.select(row.id).where(row.id == given('engine_id'), row.ended.is_(None)).with_for_update(read=True)
+        )
         self.beat = text(
             sa.update(engine)
             .values(heartbeat=row.heartbeat + 1, beat_at=given('at'))

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ...threads import StartFailed, StopTimeout
-from ..errors import EngineStopped
+from ..errors import EngineStopped, StoreRetired
 from ..faults import FaultPoint, Faults
 from .database import BUSY_PATIENCE, Database, transact
 from .engines import is_member, rejoin
@@ -77,7 +77,8 @@ class StoreThread:
     """The thread that owns the writing connection.
 
     :param tick: called about every ``tick_interval`` seconds on this thread, between batches.
-    :param on_crash: called on this thread when it dies of an error; what it had accepted is answered by then.
+    :param on_crash: called on this thread when it dies of an error, or ends since the store was retired; what it had
+        accepted is answered by then.
     :ivar engine_id: the engine in whose name it claims, which whoever registers one sets; 0 for none yet.
     :ivar batches: how many it has committed.
 
@@ -110,7 +111,6 @@ class StoreThread:
         self._queue: queue.SimpleQueue[tuple[Any, Reply] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
-        self._stopping = threading.Event()
         self._started = threading.Event()
         self._start_error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -165,7 +165,7 @@ class StoreThread:
         with self._lock:
             if not self._closed:
                 self._closed = True
-                self._stopping.set()
+                self._database.hurry.set()
                 self._queue.put(None)
 
     def stop(self, timeout: float | None = None) -> None:
@@ -194,13 +194,16 @@ class StoreThread:
         crash: BaseException | None = None
         try:
             self._serve()
+        except StoreRetired as error:
+            LOGGER.critical('the engine can write no more: %s', error)
+            crash = error
         except BaseException as error:
             LOGGER.critical('the store thread died; the engine can write no more', exc_info=error)
             crash = error
         finally:
             with self._lock:
                 self._closed = True
-            self._refuse_the_rest()
+            self._refuse_the_rest(crash)
             self._database.close()
         if crash is not None and self._on_crash is not None:
             self._on_crash(crash)
@@ -250,6 +253,8 @@ class StoreThread:
         try:
             answers, transaction = self._transact([operation for operation, _ in batch])
         except BaseException as error:
+            if self.engine_id and isinstance(error, StoreRetired):
+                raise  # and so will be all that its engine is still to write
             if len(batch) == 1 or self._database.is_busy(error.__cause__ or error):
                 self._answer_all(batch, [Failure(error)] * len(batch))
                 return
@@ -280,7 +285,6 @@ class StoreThread:
             self._database,
             lambda cursor: self._write(cursor, operations),
             patience=BUSY_PATIENCE,
-            hurry=self._stopping,
         )
 
     def _write(self, cursor: Cursor, operations: Sequence[Any]) -> tuple[list[Any], Transaction]:
@@ -294,8 +298,9 @@ class StoreThread:
         self._faults.hit(FaultPoint.BATCH_WRITTEN)
         return answers, transaction
 
-    def _refuse_the_rest(self) -> None:
-        error = EngineStopped('the store stopped before this was written')
+    def _refuse_the_rest(self, crash: BaseException | None) -> None:
+        reason = str(crash) if isinstance(crash, StoreRetired) else 'the store stopped'
+        error = EngineStopped(f'this was not written: {reason}')
         # Not empty only when the thread died in the middle; then it may have been written, and nobody can tell.
         for _, reply in self._unanswered:
             _answer(reply, Failure(error))

@@ -14,8 +14,9 @@ import time
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..errors import StoreRetired
 from ..states import ProcessState
-from .records import Fence, ProcessRecord, StateChange
+from .records import Fence, ProcessRecord, Retirement, StateChange
 
 if TYPE_CHECKING:
     from .statements import Statements  # which imports SQLAlchemy
@@ -103,6 +104,47 @@ class Transaction:
         """Reserve ``count`` pids; returns the first one after them."""
         return int(self.row(self.sql.next_number, {'counter': 'pid', 'count': count})[0])
 
+    # -- locking, where the database does not lock itself as a whole -----------------------------------------
+
+    def fences(self, pids: Collection[int], *, ended: Collection[int], awaited: Iterable[int]) -> list[Any]:
+        """What a writer must know of the rows ``pids``; where rows are locked, nobody else writes to them any more.
+
+        :param ended: those of ``pids`` that end here: whoever waits for them is locked too.
+        :param awaited: what is awaited from here on, which is locked as well: it ends before, or after this.
+        """
+        if not self.sql.dialect.locks_rows:
+            return self.rows(self.sql.fences, {'pids': self.as_set(pids)})
+        touched = {*pids, *awaited}
+        return self.rows(self.sql.lock_fences, {'pids': self.as_set(touched), 'ended': self.as_set(ended)})
+
+    def lock(self, pids: Iterable[int]) -> None:
+        """Let nobody else write to these rows until the transaction ends; what others wrote is seen from now on."""
+        if self.sql.dialect.locks_rows:
+            self.rows(self.sql.lock, {'pids': self.as_set(pids)})
+
+    def lock_family(self, pids: Iterable[int]) -> None:
+        """:meth:`lock` for these and all that they have called, and so on.
+
+        It goes down level by level, each in a statement of its own: whoever adds a child has locked its parent, so the
+        children of a parent that is locked here are all there are.
+        """
+        if not self.sql.dialect.locks_rows:
+            return
+        seen: set[int] = set()
+        level = set(pids)
+        while level:
+            self.lock(level)
+            seen |= level
+            level = {row[0] for row in self.rows(self.sql.called_by, {'pids': self.as_set(level)})} - seen
+    def refuse_if_retired(self) -> None:
+        """See to it that the store is in use.
+
+        :raises StoreRetired: it was closed for good; says where its contents went.
+        """
+        row = self.row(self.sql.select_retirement, {})
+        if row is not None:
+            raise retired(Retirement(*row))
+
     # -- waking ------------------------------------------------------------------------------------------
 
     def still_waiting(self, waiters: Iterable[int]) -> set[int]:
@@ -116,6 +158,8 @@ class Transaction:
         waiters = {row[0] for row in self.rows(self.sql.resolve_awaited, {'pids': self.as_set(ended)})}
         if not waiters:
             return
+        # Another child of the same parent may end at this moment; whoever comes second sees what the first has done.
+        self.lock(waiters)
         self.wake(waiters - self.still_waiting(waiters))
 
     def wake(self, woken: Collection[int]) -> None:
@@ -136,7 +180,8 @@ class Transaction:
         :returns: how many were claimed.
         """
         admitted: dict[int, str] = {}
-        for row in self.rows(self.sql.select_processes, {'pids': self.as_set(pids)}):
+        select = self.sql.lock_claimable if self.sql.dialect.locks_rows else self.sql.select_processes
+        for row in self.rows(select, {'pids': self.as_set(pids)}):
             record = ProcessRecord(*row)
             if record.owner is not None or record.driven or record.paused:
                 continue
@@ -192,3 +237,13 @@ class Transaction:
         )
         if take_again:
             self.claim([fence.pid])
+
+
+def retired(retirement: Retirement) -> StoreRetired:
+    """The error for a store that was closed for good."""
+    when = time.strftime('%Y-%m-%d %H:%M', time.localtime(retirement.at))
+    where = f'moved to {retirement.moved_to}' if retirement.moved_to else 'moved to another store'
+    return StoreRetired(
+        f'this store was retired on {when} and takes nothing any more: what was in it has {where}; name that store '
+        f'(--store, store=... or TREADLE_STORE). If it never got there, `treadle store reopen` takes this one back'
+    )

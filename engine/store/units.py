@@ -98,8 +98,8 @@ class _Wave:
         fenced = [unit.fence.pid for unit in self._units if unit.fence is not None]
         rows: dict[int, Any] = {}
         if fenced:
-            pids = self._transaction.as_set(fenced)
-            rows = {row[0]: row for row in self._transaction.rows(self._sql.fences, {'pids': pids})}
+            found = self._transaction.fences(fenced, ended=self._ending(), awaited=self._awaited())
+            rows = {row[0]: row for row in found}
         for unit in self._units:
             verdict = _verdict(unit, rows, self._transaction.now)
             self._verdicts.append(verdict)
@@ -111,6 +111,16 @@ class _Wave:
                     self._moves.append((unit.fence, unit.advance, unit))
                 if verdict.paused:
                     self._paused.add(unit.fence.pid)
+
+    def _ending(self) -> list[int]:
+        return [
+            unit.fence.pid
+            for unit in self._units
+            if unit.fence is not None and unit.advance is not None and unit.advance.state in TERMINAL_STATES
+        ]
+
+    def _awaited(self) -> list[int]:
+        return [pid for unit in self._units if unit.advance is not None for pid in unit.advance.awaiting]
 
     # -- coming into being ---------------------------------------------------------------------------------
 
@@ -152,6 +162,7 @@ class _Wave:
 
     def _adopt(self, pid: int) -> None:
         """Make it this engine's own, with its children: one that runs only its own would leave them alone for ever."""
+        self._transaction.lock_family([pid])
         adopted = self._transaction.rows(
             self._sql.adopt,
             {'new_origin': self._transaction.engine_id, 'pids': self._transaction.as_set([pid])},

@@ -87,6 +87,11 @@ class DiskContainer:
         with _as_store_errors(self._path), Container(self._path) as container:
             return bool(container.has_object(sha256))
 
+    def hashes(self) -> list[str]:
+        """Return the hashes of all objects; see :class:`~.objects.ObjectStore`."""
+        with _as_store_errors(self._path), Container(self._path) as container:
+            return list(container.list_all_objects())
+
     def _open_packed(self, sha256: str) -> BinaryIO:
         with ExitStack() as stack:
             container = stack.enter_context(Container(self._path))

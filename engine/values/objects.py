@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
@@ -36,6 +37,9 @@ class ObjectStore(Protocol):
 
     def has(self, sha256: str) -> bool:
         """Return whether the contents are there; if so they are durable."""
+
+    def hashes(self) -> Iterable[str]:
+        """Return the hashes of all that is there, in any order."""
 
 
 def check_sha256(sha256: object) -> str:
@@ -87,6 +91,10 @@ class DiskObjects:
         """Return whether the object is stored, durably."""
         check_sha256(sha256)
         return not self._is_absent() and self._open_container().has(sha256)
+
+    def hashes(self) -> Iterable[str]:
+        """Return the hashes of all objects."""
+        return () if self._is_absent() else self._open_container().hashes()
 
     def _is_absent(self) -> bool:
         # Reading makes no directory.

@@ -80,7 +80,7 @@ def plain(*values: object) -> list[str]:
 
 
 def test_commands_and_options() -> None:
-    assert offered('treadle s') == plain('show', 'status', 'submit')
+    assert offered('treadle s') == plain('show', 'status', 'store', 'submit')
     assert offered('treadle ps --st') == plain('--state', '--store')
     assert offered('treadle ps --state fi') == plain('finished')
 

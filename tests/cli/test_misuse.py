@@ -143,7 +143,7 @@ def test_a_terminal(filled, width, no_colour):
 
 def test_the_shell_completes_commands(treadle):
     done = treadle(env={'_TREADLE_COMPLETE': 'bash_complete', 'COMP_WORDS': 'treadle s', 'COMP_CWORD': '1'})
-    assert (done.returncode, done.stdout, done.stderr) == (0, 'plain,show\nplain,status\nplain,submit\n', '')
+    assert (done.returncode, done.stdout, done.stderr) == (0, 'plain,show\nplain,status\nplain,store\nplain,submit\n', '')
 
 
 def test_it_starts_quickly_and_without_what_it_does_not_need(filled):

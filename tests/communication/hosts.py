@@ -1,4 +1,4 @@
-"""Processes that tasks can name, as ``treadle_tests_hosts:Name``, and what tests wait with."""
+"""Processes that tasks can name, as ``communication.hosts:Name``, and what tests wait with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from treadle.engine import Process, WorkChain, calcfunction
 
 PATIENCE = 20.0
-HERE = 'treadle_tests_hosts'
+HERE = 'communication.hosts'
 
 
 class Gates:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 import threading
 from concurrent.futures import Future
 
 import pytest
 
+from communication import hosts
 from treadle.engine import (
     BroadcastFilter,
     CommunicatorClosed,
@@ -19,7 +19,6 @@ from treadle.engine import (
 )
 from treadle.engine.communication import final_answer
 
-hosts = sys.modules['treadle_tests_hosts']
 PATIENCE = hosts.PATIENCE
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import threading
 from concurrent.futures import Future
 
 import pytest
 
+from communication import hosts
 from treadle.engine import (
     BroadcastFilter,
     CommunicatorClosed,
@@ -27,7 +27,6 @@ from treadle.engine.communication.messages import Intent, decode_subject, intent
 from treadle.engine.testing import BlockAt, FaultPoint
 from treadle.threads import Forked
 
-hosts = sys.modules['treadle_tests_hosts']
 PATIENCE, GATES, Heard = hosts.PATIENCE, hosts.GATES, hosts.Heard
 
 

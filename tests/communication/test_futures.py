@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sys
 
 import pytest
 
+from communication import hosts
 from treadle.engine import Engine, EngineStopped, ProcessFuture, ProcessNotFound, ProcessState
 
-hosts = sys.modules['treadle_tests_hosts']
 PATIENCE, GATES = hosts.PATIENCE, hosts.GATES
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from concurrent.futures import Future
 
 import pytest
 
+from communication import hosts
 from treadle.engine import Engine, KilledError, ProcessLauncher, RemoteException, TaskRejected
 from treadle.engine.communication import final_answer
 from treadle.engine.communication.messages import continue_body, create_body, launch_body
 from treadle.engine.testing import BlockAt, FaultPoint
 
-hosts = sys.modules['treadle_tests_hosts']
 PATIENCE, GATES = hosts.PATIENCE, hosts.GATES
 ECHO, FAILS, DOUBLE = (f'{hosts.HERE}:{name}' for name in ('Echo', 'Fails', 'double'))
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import gc
 import logging
-import sys
 import threading
 import weakref
 
 import pytest
 
+from communication import hosts
 from treadle.engine import Engine, EngineStopped, ProcessListener, ProcessNotFound, ToContext, WorkChain
 from treadle.threads import StopTimeout
 
-hosts = sys.modules['treadle_tests_hosts']
 PATIENCE, GATES, Heard = hosts.PATIENCE, hosts.GATES, hosts.Heard
 
 

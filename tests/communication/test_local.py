@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 
 import pytest
 
+from communication import hosts
 from treadle.engine import CommunicatorClosed, LocalCommunicator
 from treadle.engine.communication import final_answer
 from treadle.threads import Forked, StopTimeout
 
-hosts = sys.modules['treadle_tests_hosts']
 PATIENCE = hosts.PATIENCE
 
 

@@ -4,38 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import importlib.util
 import json
 import os
 import socket
 import sqlite3
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 
+from support import leaks
+from support.scripts import PATIENCE, STRICT_PYTHON, launch
 from treadle.engine import Engine, ProcessNode
 
-
-def _load(name: str, path: Path) -> ModuleType:
-    # By path: with import-mode=importlib neither the checkout nor tests/ is on sys.path.
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
-
-
-_support = Path(__file__).parents[1] / 'support'
-_scripts = _load('treadle_tests_scripts', _support / 'scripts.py')
-no_leaked_threads = _load('treadle_tests_leaks', _support / 'leaks.py').no_leaked_threads
-PATIENCE = _scripts.PATIENCE
+no_leaked_threads = leaks.no_leaked_threads
 
 HOSTS = Path(__file__).parent / 'hosts'
 collect_ignore = ['hosts']  # the tests in there are a host's own
@@ -88,7 +72,7 @@ class Hosts:
 
         :param tolerate: every warning is an error but these, ``message:category``, of the host's own libraries.
         """
-        python = [*_scripts.STRICT_PYTHON, *(f'-Wignore:{each}' for each in tolerate)]
+        python = [*STRICT_PYTHON, *(f'-Wignore:{each}' for each in tolerate)]
         environment = {
             'TREADLE_STORE': self.store,
             'PYTHONPATH': str(HOSTS),
@@ -96,7 +80,7 @@ class Hosts:
             **environment,
         }
         command = tuple(HOSTS / each if str(each).endswith('.py') else each for each in command)
-        script = _scripts.launch([*python, *command], folder=self.folder, **environment)
+        script = launch([*python, *command], folder=self.folder, **environment)
         self._running.append(script)
         return script
 

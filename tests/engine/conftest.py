@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from support import leaks
+from support.scripts import Scripts
 from treadle.engine import Engine
 
-
-def _load(name: str, path: Path) -> ModuleType:
-    # By path: with import-mode=importlib neither the checkout nor tests/ is on sys.path.
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
-
-
-_scripts = _load('treadle_tests_scripts', Path(__file__).parents[1] / 'support' / 'scripts.py')
-Scripts = _scripts.Scripts
-_leaks = _load('treadle_tests_leaks', Path(__file__).parents[1] / 'support' / 'leaks.py')
-no_leaked_threads = _leaks.no_leaked_threads
-quiet_asyncio = _leaks.quiet_asyncio
+no_leaked_threads = leaks.no_leaked_threads
+quiet_asyncio = leaks.quiet_asyncio
 
 
 @pytest.fixture

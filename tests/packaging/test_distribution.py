@@ -21,6 +21,7 @@ ALLOWED_IMPORTS = {
     'disk_objectstore': 'disk-objectstore',
     'janus': 'janus',
     'msgspec': 'msgspec',
+    'paramiko': 'paramiko',
     'platformdirs': 'platformdirs',
     'rich': 'rich',
     'sqlalchemy': 'sqlalchemy',

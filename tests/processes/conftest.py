@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from support import leaks
 from treadle.engine import Engine, default_engine
 
-
-def _load(name: str, path: Path) -> ModuleType:
-    # By path: with import-mode=importlib neither the checkout nor tests/ is on sys.path.
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
-
-
-_leaks = _load('treadle_tests_leaks', Path(__file__).parents[1] / 'support' / 'leaks.py')
-quiet_asyncio = _leaks.quiet_asyncio
+quiet_asyncio = leaks.quiet_asyncio
 
 
 @pytest.fixture(scope='module', autouse=True)

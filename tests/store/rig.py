@@ -136,11 +136,8 @@ class Rig:
 
     def awaiting(self) -> set[tuple[int, int]]:
         """Who waits for whom: (waiter, awaited)."""
-        connection = self.reader._connect()
-        try:
-            return set(connection.execute('SELECT waiter, awaited FROM awaiting').fetchall())
-        finally:
-            connection.close()
+        query = 'SELECT waiter, awaited FROM awaiting'
+        return set(self.reader._connections.use(lambda connection: connection.execute(query).fetchall()))
 
 
 def process_record(pid: int, **fields: Any) -> ProcessRecord:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from ...config import STORE_VARIABLE
 from ...errors import StoreError, StoreFull, StoreReadOnly, StoreUnavailable
-from ..reader import uncut
+from ..connections import uncut
 from .file import StoreFile
 
 __all__ = [

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import threading
 from typing import cast
 
 from ....threads import run_in_child
 from ...errors import StoreError
-from ..reader import uncut
+from ..connections import uncut
 from ..transaction import Cursor
 from .connection import begin_writing, connect_writer, is_busy, leave_inherited, translate_error
 from .file import StoreFile
@@ -27,6 +28,7 @@ class SqliteDatabase:
 
     def __init__(self, file: StoreFile) -> None:
         self._file = file
+        self.hurry = threading.Event()
         self._connection: sqlite3.Connection | None = None
         self._seen_version = 0
         self._folds_log = False

@@ -13,7 +13,9 @@ __all__ = ['SqliteDialect']
 
 
 class SqliteDialect(SqliteWording):
-    """SQLite's."""
+    """SQLite's: one writer at a time, and nothing is locked but the file."""
+
+    locks_rows = False
 
     _dialect = sqlite.dialect()
 
@@ -25,10 +27,14 @@ class SqliteDialect(SqliteWording):
         """``:name``."""
         return sa.literal_column(self.named(name))
 
-    def is_member(self, column: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
-        """``column IN (SELECT value FROM json_each(:pids))``."""
-        values = sa.func.json_each(self.parameter('pids')).table_valued('value')
-        return column.in_(sa.select(values.c.value))
+    def is_member(self, column: sa.ColumnElement[int], name: str = 'pids') -> sa.ColumnElement[bool]:
+        """``column IN (SELECT value FROM json_each(:name))``."""
+        return column.in_(self.members(name))
+
+    def members(self, name: str) -> sa.Select[Any]:
+        """``SELECT value FROM json_each(:name)``."""
+        values = sa.func.json_each(self.parameter(name)).table_valued('value')
+        return sa.select(values.c.value)
 
     def insert(self, table: sa.Table) -> Any:
         """SQLite's own insert."""

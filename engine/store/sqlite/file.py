@@ -218,8 +218,6 @@ def _bare_path(text: str) -> str:
 
 
 def _other_scheme(scheme: str, rest: str) -> str:
-    if scheme.split('+')[0] in ('postgresql', 'postgres'):
-        return f'{scheme}://...: PostgreSQL stores come with a later release of Treadle; {_FORMS}'
     if scheme.startswith('sqlite'):
         return f'{scheme}://...: no driver is named in a store URL; {_FORMS}'
     if scheme in ('amqp', 'amqps'):

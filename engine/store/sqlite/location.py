@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, cast
 
 from ...values import DiskObjects
 from ..changes import Changes
+from ..connections import Connection, Connections, uncut
 from ..queries import Queries
-from ..reader import Connection, Reader, uncut
+from ..reader import Reader
 from .connection import connect_reader, leave_inherited, translate_error
 from .database import SqliteDatabase
 from .file import StoreFile, parse_url, refuse_network_mount
@@ -21,8 +22,12 @@ from .wording import SqliteWording
 
 if TYPE_CHECKING:
     from ..statements import Statements
+    from .contents import SqliteContents
 
 __all__ = ['SqliteLocation', 'locate_file']
+
+#: Idle reading connections.
+_KEPT = 8
 
 
 def locate_file(url: str | os.PathLike[str]) -> SqliteLocation:
@@ -60,14 +65,16 @@ class SqliteLocation:
         with uncut:
             ensure_schema(self.file)
 
-    def open_reader(self) -> Reader:
-        """A reader of the file."""
-        return Reader(
+    def open_reader(self, *, patience: float = 0.0) -> Reader:
+        """A reader of the file; a file is never away for a while, so nothing is waited for."""
+        connections = Connections(
             connect=self._connect_reader,
-            queries=Queries(SqliteWording()),
             translate=self._translate,
+            is_lost=lambda error: False,
             leave=leave_inherited,
+            keep=_KEPT,
         )
+        return Reader(connections=connections, queries=Queries(SqliteWording()))
 
     def _connect_reader(self) -> Connection:
         connection = connect_reader(self.file)
@@ -81,7 +88,7 @@ class SqliteLocation:
     def _translate(self, error: BaseException) -> BaseException:
         return translate_error(error, self.file) if isinstance(error, sqlite3.Error) else error
 
-    def make_database(self) -> SqliteDatabase:
+    def make_database(self, *, name: str = 'treadle', lease: float = 10.0) -> SqliteDatabase:
         """A writing connection to the file."""
         return SqliteDatabase(self.file)
 
@@ -107,9 +114,20 @@ class SqliteLocation:
 
         return Changes(version=version, close=close)
 
-    def objects(self) -> DiskObjects:
+    def upgrade(self) -> None:
+        """The same as :meth:`ensure_schema`."""
+        self.ensure_schema()
+
+    def objects(self, *, patience: float = 0.0) -> DiskObjects:
         """Large contents, in a folder beside the file."""
         return DiskObjects(self.file.objects)
+
+    def contents(self) -> SqliteContents:
+        """The file, and the folder of large contents beside it."""
+        # Imports SQLAlchemy, which takes longer than all the rest of a command.
+        from .contents import SqliteContents  # noqa: PLC0415
+
+        return SqliteContents(self.file)
 
     def lock_folder(self) -> Path:
         """A folder beside the file."""

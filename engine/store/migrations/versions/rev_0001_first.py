@@ -13,6 +13,8 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+engines_go_on = True
+
 APPLICATION_ID = 0x7472646C
 
 

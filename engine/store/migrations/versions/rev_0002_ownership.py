@@ -13,6 +13,8 @@ down_revision = '0001'
 branch_labels = None
 depends_on = None
 
+engines_go_on = True
+
 
 def upgrade() -> None:
     op.add_column('process', sa.Column('crashes', sa.Integer, nullable=False, server_default=sa.text('0')))

@@ -13,6 +13,8 @@ down_revision = '0002'
 branch_labels = None
 depends_on = None
 
+engines_go_on = True
+
 
 def upgrade() -> None:
     op.create_table(

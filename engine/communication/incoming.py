@@ -1,0 +1,290 @@
+"""What comes in by the broker: decoded, handed to the subscribers of this OS process, answered and acknowledged.
+
+A task is acknowledged as soon as its subscriber has returned, which for a launcher means that what it has asked for is
+in the store; the final answer may come much later. A task that no subscriber here takes is offered to others, with
+growing pauses, and rejected for good when all have rejected it. Whatever else is wrong with a message, it is answered
+or rejected with a logged reason, and never comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Hashable
+from concurrent.futures import CancelledError, Future
+from typing import Any, Final, Protocol, cast
+
+from aiormq import spec
+from aiormq.abc import DeliveredMessage
+from aiormq.channel import Channel
+from kiwipy.rmq import defaults
+
+from ..errors import CommunicatorClosed, EngineStopped, InvalidMessage, TaskRejected, TreadleError
+from . import answers
+from .deliveries import TaskOrigin, is_answered_later
+from .local import LocalCommunicator, as_pid
+from .session import Outgoing
+from .wire import decode
+
+__all__ = ['Incoming']
+
+LOGGER = logging.getLogger(__name__)
+
+#: Bytes from which on a body is decoded on another thread, so that the loop goes on meanwhile.
+LARGE: Final = 64 * 1024
+#: Kinds of content that are read; ``kiwipy`` names none.
+_CONTENT_TYPES: Final = frozenset(
+    (None, '', 'application/json', 'application/yaml', 'application/x-yaml', 'text/yaml', 'text/x-yaml', 'text/plain')
+)
+_ENCODINGS: Final = frozenset((None, '', 'utf-8', 'utf8', 'identity'))
+
+#: Who has rejected a task before, why, and how often it was offered; in its headers.
+_REJECTED_BY, _REASONS, _OFFERS = 'treadle-rejected-by', 'treadle-reasons', 'treadle-offers'
+#: So often a rejected task is offered again; seconds before the first time, and at most.
+OFFERS: Final = 12
+OFFER_FIRST, OFFER_MOST = 0.05, 5.0
+
+
+class Link(Protocol):
+    """What handling messages needs of the communicator; all of it on the loop."""
+
+    def reply(self, message: Outgoing) -> None:
+        """Send an answer; what cannot be sent in time is logged."""
+
+    async def send(self, message: Outgoing) -> None:
+        """Send, and return when the broker has confirmed; raises ``MessageNotSent``."""
+
+    def soon(self, callback: Callable[..., object], *args: Any) -> None:
+        """Run a callback on the loop; from any thread."""
+
+    async def count_task_consumers(self) -> int:
+        """How many consume the task queue."""
+
+
+class Incoming:
+    """Receives messages for the subscribers of one OS process.
+
+    :param local: hands messages to the subscribers.
+    :param identity: what tells this communicator from others.
+    """
+
+    def __init__(self, local: LocalCommunicator, link: Link, identity: str) -> None:
+        self._local = local
+        self._link = link
+        self._identity = identity
+        self._undone: set[Future[Any]] = set()
+        self._offering: set[asyncio.Task[None]] = set()
+
+    # -- broadcasts ----------------------------------------------------------------------------------------
+
+    async def on_broadcast(self, channel: Channel, message: DeliveredMessage) -> None:
+        """Hand a broadcast to whoever hears it."""
+        if message.header.properties.message_type == STATE_CHANGED and not self._local.is_heard:
+            return  # the most frequent ones by far; they ask nothing of any process
+        try:
+            said = await _read(message)
+            if not isinstance(said, dict) or 'body' not in said:
+                raise InvalidMessage('a broadcast is {"body": ..., "sender": ..., "subject": ..., ...}')
+            self._local.broadcast_send(
+                said['body'], said.get('sender'), said.get('subject'), said.get('correlation_id')
+            )
+        except InvalidMessage as error:
+            LOGGER.warning('a broadcast is dropped: %s', error)
+        except CommunicatorClosed as error:
+            LOGGER.debug('a broadcast is dropped: %s', error)
+
+    # -- RPCs ----------------------------------------------------------------------------------------------
+
+    async def on_pid_rpc(self, channel: Channel, message: DeliveredMessage) -> None:
+        """Answer an RPC to a pid; one to a name has come here too, and is for others."""
+        routing_key = cast(spec.Basic.Deliver, message.delivery).routing_key or ''
+        recipient = routing_key.removeprefix(f'{defaults.RPC_TOPIC}.')
+        named = {str(each) for each in self._local.recipients()}
+        if as_pid(recipient) is None or recipient in named:
+            await channel.basic_ack(_tag(message))
+        else:
+            await self._on_rpc(recipient, channel, message)
+
+    async def on_named_rpc(self, name: Hashable, channel: Channel, message: DeliveredMessage) -> None:
+        """Answer an RPC to a named subscriber."""
+        await self._on_rpc(name, channel, message)
+
+    async def _on_rpc(self, recipient: Hashable, channel: Channel, message: DeliveredMessage) -> None:
+        try:
+            said = await _read(message)
+            answer = self._local.rpc_send(recipient, said)
+        except TreadleError as error:
+            if isinstance(error, InvalidMessage):
+                LOGGER.warning('an RPC to %r is rejected: %s', recipient, error)
+            await channel.basic_ack(_tag(message))
+            self._reply(message, answers.failed(error))
+            return
+        answer.add_done_callback(lambda done: self._link.soon(self._rpc_done, channel, message, done))
+
+    def _rpc_done(self, channel: Channel, message: DeliveredMessage, done: Future[Any]) -> None:
+        # Only now: if this OS process had died, another engine would have got it.
+        _in_background(channel.basic_ack(_tag(message)))
+        self._answer(message, done)
+
+    def _answer(self, message: DeliveredMessage, done: Future[Any]) -> None:
+        """Tell the sender what has come out, or that it will take longer."""
+        try:
+            result = done.result()
+        except (Exception, CancelledError) as error:
+            self._reply(message, answers.failed(error))
+            return
+        if not isinstance(result, Future):
+            self._reply(message, answers.result(result))
+            return
+        self._reply(message, answers.pending())
+        if not is_answered_later(result):
+            result.add_done_callback(lambda final: self._link.soon(self._answer, message, final))
+
+    def _reply(self, message: DeliveredMessage, body: bytes) -> None:
+        properties = message.header.properties
+        if properties.reply_to:
+            # By the exchange that knows every queue by its name.
+            self._link.reply(
+                Outgoing(
+                    exchange='', routing_key=properties.reply_to, body=body, correlation_id=properties.correlation_id
+                )
+            )
+
+    # -- tasks ---------------------------------------------------------------------------------------------
+
+    async def on_task(self, channel: Channel, message: DeliveredMessage) -> None:
+        """Have a task done by a subscriber."""
+        properties = message.header.properties
+        try:
+            task, no_reply = _task_in(await _read(message))
+        except InvalidMessage as error:
+            LOGGER.warning('a task is rejected: %s', error)
+            self._reply(message, answers.failed(TaskRejected(str(error))))
+            await channel.basic_reject(_tag(message), requeue=False)
+            return
+        origin = None
+        if properties.correlation_id:
+            origin = TaskOrigin(properties.correlation_id, None if no_reply else properties.reply_to or None)
+        try:
+            answer = self._local.deliver_task(task, no_reply=no_reply, origin=origin)
+        except CommunicatorClosed:
+            await channel.basic_nack(_tag(message), requeue=True)
+            return
+        self._undone.add(answer)
+        answer.add_done_callback(lambda done: self._link.soon(self._task_done, channel, message, no_reply, done))
+        if not self._local.takes_tasks:  # the last subscriber has gone a moment ago
+            self.hand_back_tasks()
+
+    def hand_back_tasks(self) -> None:
+        """Put what no subscriber has begun back into the queue."""
+        for answer in list(self._undone):
+            answer.cancel()
+
+    def _task_done(
+        self, channel: Channel, message: DeliveredMessage, no_reply: bool, done: Future[Any]
+    ) -> None:
+        self._undone.discard(done)
+        error = CancelledError() if done.cancelled() else done.exception()
+        if done.cancelled() or isinstance(error, (CommunicatorClosed, EngineStopped)):
+            _in_background(channel.basic_nack(_tag(message), requeue=True))
+        elif isinstance(error, TaskRejected):
+            offering = asyncio.get_running_loop().create_task(
+                self._offer_to_others(channel, message, no_reply, error), name='a task is offered to others'
+            )
+            self._offering.add(offering)
+            offering.add_done_callback(self._offering.discard)
+        else:
+            _in_background(channel.basic_ack(_tag(message)))
+            if not no_reply:
+                self._answer(message, done)
+
+    async def _offer_to_others(
+        self, channel: Channel, message: DeliveredMessage, no_reply: bool, error: TaskRejected
+    ) -> None:
+        """All subscribers here have rejected a task: let others see it, unless they have rejected it as well."""
+        properties = message.header.properties
+        headers = dict(properties.headers or {})
+        rejected_by = {*_texts(headers.get(_REJECTED_BY)), self._identity}
+        reasons = list(dict.fromkeys([*_texts(headers.get(_REASONS)), str(error)]))
+        offers = headers.get(_OFFERS)
+        offers = offers if isinstance(offers, int) and offers >= 0 else 0
+        try:
+            if len(rejected_by) >= await self._link.count_task_consumers() or offers >= OFFERS:
+                final = TaskRejected('; '.join(reasons))
+                LOGGER.warning('nobody takes a task: %s', final)
+                if not no_reply:
+                    self._reply(message, answers.failed(final))
+                await channel.basic_reject(_tag(message), requeue=False)
+                return
+            # Unacknowledged meanwhile: if this OS process dies, the task is offered at once.
+            await asyncio.sleep(min(OFFER_FIRST * 2**offers, OFFER_MOST))
+            await self._link.send(
+                Outgoing(
+                    exchange='',
+                    routing_key=defaults.TASK_QUEUE,
+                    body=message.body,
+                    mandatory=True,
+                    persistent=True,
+                    correlation_id=properties.correlation_id,
+                    reply_to=properties.reply_to,
+                    headers={
+                        **headers,
+                        _REJECTED_BY: sorted(rejected_by),
+                        _REASONS: reasons,
+                        _OFFERS: offers + 1,
+                    },
+                )
+            )
+            await channel.basic_ack(_tag(message))
+        except Exception as failure:  # the connection is lost, or closes: the broker gives the task to others
+            LOGGER.debug('a rejected task goes back to the queue: %r', failure)
+
+
+#: What the broadcasts of changes of state are marked with.
+STATE_CHANGED: Final = 'state_changed'
+
+
+async def _read(message: DeliveredMessage) -> Any:
+    """What a message says.
+
+    :raises InvalidMessage: it is refused; says why.
+    """
+    properties = message.header.properties
+    if properties.content_type not in _CONTENT_TYPES:
+        raise InvalidMessage(f'its content is {properties.content_type!r}; YAML, or JSON, is what is read')
+    if properties.content_encoding not in _ENCODINGS:
+        raise InvalidMessage(f'its content is encoded as {properties.content_encoding!r}; UTF-8 is what is read')
+    if len(message.body) > LARGE:
+        return await asyncio.to_thread(decode, message.body)
+    return decode(message.body)
+
+
+def _task_in(said: Any) -> tuple[Any, bool]:
+    if not isinstance(said, (list, tuple)) or len(said) != 2 or not isinstance(said[1], bool):
+        raise InvalidMessage('a task is sent as a pair: what is to be done, and whether no reply is wanted')
+    return said[0], said[1]
+
+
+def _tag(message: DeliveredMessage) -> int:
+    return cast(spec.Basic.Deliver, message.delivery).delivery_tag or 0
+
+
+def _texts(header: Any) -> list[str]:
+    return [each for each in header if isinstance(each, str)] if isinstance(header, list) else []
+
+
+_background: set[asyncio.Task[Any]] = set()
+
+
+def _in_background(coroutine: Any) -> None:
+    """Acknowledge, or give back; if that fails the connection is lost, and the message comes again."""
+
+    async def run() -> None:
+        try:
+            await coroutine
+        except Exception as error:
+            LOGGER.debug('a message could not be acknowledged: %r', error)
+
+    task = asyncio.get_running_loop().create_task(run(), name='a message is acknowledged')
+    _background.add(task)
+    task.add_done_callback(_background.discard)

@@ -1,0 +1,161 @@
+"""Keeps a session with the broker: made anew when it is lost, with growing pauses."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from typing import Final
+
+from ...threads import LoopThread
+from ..errors import BrokerError, BrokerUnavailable, MessageNotSent
+from .session import Session, SessionLost
+
+__all__ = ['Lifeline']
+
+LOGGER = logging.getLogger(__name__)
+
+#: Seconds before connecting is tried again, at first and at most; each pause is shortened at random by up to half.
+PAUSE_FIRST: Final = 0.1
+PAUSE_MOST: Final = 10.0
+
+
+class Lifeline:
+    """The sessions of one communicator, one after the other; all but :attr:`connected` on its loop.
+
+    :param where: the broker, as messages name it.
+    :param open_session: opens one.
+    :param set_up: called with each new one, to subscribe to what is subscribed to.
+    :param is_patient: whether to go on trying when the broker cannot be had at first.
+    :ivar connected: resolves when the first session is there; to the error, if there is to be none.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        *,
+        open_session: Callable[[], Awaitable[Session]],
+        set_up: Callable[[Session], Awaitable[None]],
+        is_patient: bool = False,
+    ) -> None:
+        self._where = where
+        self._open_session = open_session
+        self._set_up = set_up
+        self.is_patient = is_patient
+        self._session: Session | None = None
+        self._changed = asyncio.Event()
+        self._is_away = False
+        self.connected: Future[None] = Future()
+        #: How often the connection was lost.
+        self.losses = 0
+
+    @property
+    def current(self) -> Session | None:
+        """The session, while there is one."""
+        session = self._session
+        return None if session is None or session.lost.done() else session
+
+    async def session(self, deadline: float | None) -> Session:
+        """The session, waited for.
+
+        :param deadline: on the monotonic clock; ``None`` waits for ever.
+        :raises MessageNotSent: there is none in time.
+        """
+        try:
+            async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                while (session := self.current) is None:
+                    await self._changed.wait()
+                return session
+        except TimeoutError:
+            raise MessageNotSent(f'{self._where} is away; the message was not sent in time') from None
+
+    async def run(self, thread: LoopThread) -> None:
+        """Keep a session until the thread stops; the main function of the thread."""
+        session: Session | None = None
+        try:
+            while True:
+                session = await self._begin()
+                if session is None:
+                    return
+                reason = await session.lost
+                self._session = None
+                self._changed.clear()
+                await session.close()
+                self.losses += 1
+                self._gone(reason)
+        finally:
+            self._session = None
+            self._changed.clear()
+            if session is not None:
+                await session.close()
+            if not self.connected.done():
+                self.connected.set_exception(BrokerUnavailable(f'{self._where} was not waited for'))
+
+    async def _begin(self) -> Session | None:
+        """A session, however long it takes; ``None`` if there is to be none."""
+        pause = PAUSE_FIRST
+        while True:
+            try:
+                session = await self._open_session()
+                try:
+                    await self._set_up(session)
+                except BaseException:
+                    await session.close()
+                    raise
+            except Exception as error:
+                if not isinstance(error, BrokerError):  # it was lost while it was set up
+                    LOGGER.debug('%s: setting up failed: %r', self._where, error)
+                if not self.connected.done() and not self.is_patient:
+                    self.connected.set_exception(
+                        error if isinstance(error, BrokerError) else BrokerUnavailable(f'{self._where}: {error}')
+                    )
+                    return None
+                self._gone(str(error))
+            else:
+                self._there(session)
+                return session
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, PAUSE_MOST)
+
+    def _there(self, session: Session) -> None:
+        self._session = session
+        self._changed.set()
+        if not self.connected.done():
+            self.connected.set_result(None)
+        if self._is_away:
+            self._is_away = False
+            LOGGER.info('%s is back', self._where)
+
+    def _gone(self, reason: str) -> None:
+        if not self._is_away:
+            self._is_away = True
+            LOGGER.warning(
+                '%s is away (%s); everything goes on by the store alone, and it is tried again until it is back',
+                self._where, reason,
+            )  # fmt: skip
+        else:
+            LOGGER.debug('%s is still away: %s', self._where, reason)
+
+
+async def publish_until(lifeline: Lifeline, deadline: float, publish: Callable[[Session], Awaitable[None]]) -> None:
+    """Publish on the session, and again on the next one if it is lost meanwhile.
+
+    :param deadline: on the monotonic clock.
+    :raises MessageNotSent: it was not confirmed in time.
+    """
+    while True:
+        session = await lifeline.session(deadline)
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                await publish(session)
+                return
+        except TimeoutError:
+            raise MessageNotSent('the broker did not confirm the message in time; it may be overloaded') from None
+        except SessionLost as error:
+            LOGGER.debug('a message is sent again: %s', error)
+            with contextlib.suppress(asyncio.InvalidStateError):
+                await asyncio.sleep(0)

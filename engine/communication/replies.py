@@ -1,0 +1,94 @@
+"""Answers that senders in this OS process wait for."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import Future, InvalidStateError
+from typing import Any
+
+from aiormq.abc import DeliveredMessage
+from aiormq.channel import Channel
+
+from ...threads import LoopClosed, StartFailed, StepThreads, Strand
+from . import answers
+
+__all__ = ['Replies']
+
+LOGGER = logging.getLogger(__name__)
+
+
+class Replies:
+    """Futures of answers, by the correlation ids of what was sent.
+
+    They are resolved on a thread where user code may run, one after the other: a callback may block, and must not wait
+    for another answer.
+    """
+
+    def __init__(self, threads: StepThreads) -> None:
+        self._lock = threading.Lock()
+        self._awaited: dict[str, Future[Any]] = {}
+        self._strand: Strand[tuple[Future[Any], answers.Kind, Any]] = Strand(
+            lambda item: _resolve(*item), threads, name='answers'
+        )
+
+    def __len__(self) -> int:
+        """How many are awaited."""
+        return len(self._awaited)
+
+    def expect(self, correlation_id: str) -> Future[Any]:
+        """The future of the answer to what is about to be sent."""
+        future: Future[Any] = Future()
+        with self._lock:
+            self._awaited[correlation_id] = future
+        return future
+
+    def fail(self, correlation_id: str, error: Exception) -> None:
+        """No answer will come."""
+        with self._lock:
+            future = self._awaited.pop(correlation_id, None)
+        if future is not None:
+            self._post(future, answers.Kind.FAILED, error)
+
+    def forget(self, correlation_id: str) -> None:
+        """The sender was told otherwise, and has no future."""
+        with self._lock:
+            self._awaited.pop(correlation_id, None)
+
+    async def on_answer(self, channel: Channel, message: DeliveredMessage) -> None:
+        """An answer has come."""
+        correlation_id = message.header.properties.correlation_id or ''
+        kind, said = answers.read(message.body)
+        with self._lock:
+            future = self._awaited.pop(correlation_id, None)
+            if future is None:
+                LOGGER.debug('an answer came that nobody waits for, or once more')
+                return
+            if kind is answers.Kind.PENDING:
+                said = self._awaited[correlation_id] = Future()
+        self._post(future, kind, said)
+
+    def close(self, error: Exception) -> None:
+        """Fail all that is left."""
+        with self._lock:
+            left, self._awaited = self._awaited, {}
+        for future in left.values():
+            _resolve(future, answers.Kind.FAILED, error)
+
+    def _post(self, future: Future[Any], kind: answers.Kind, said: Any) -> None:
+        try:
+            self._strand.post((future, kind, said))
+        except (LoopClosed, StartFailed):  # it closes: there is nothing left to hold up
+            _resolve(future, kind, said)
+
+
+def _resolve(future: Future[Any], kind: answers.Kind, said: Any) -> None:
+    try:
+        if not future.set_running_or_notify_cancel():
+            return  # the sender has cancelled
+        if kind is answers.Kind.FAILED:
+            future.set_exception(said)
+        else:
+            future.set_result(said)
+    except InvalidStateError:
+        LOGGER.debug('an answer was resolved twice')

@@ -1,0 +1,242 @@
+"""The writing connection to a store in a PostgreSQL database.
+
+Rows are locked one by one, at READ COMMITTED; nothing is locked as a whole. What a transaction needs is said in
+:mod:`..transaction` and below. Here is what becomes of a connection that is lost: the next transaction opens another,
+and a commit whose answer did not come is looked up, for the server keeps what became of each transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from typing import Final, cast
+
+import psycopg
+from psycopg import errors
+from psycopg.pq import TransactionStatus
+
+from ....threads import run_in_child
+from ...errors import StoreError, StoreUnavailable
+from ..transaction import Cursor
+from .connection import PgConnection, connect, leave_inherited
+from .errors import is_busy, is_lost, translate_error
+from .revision import check_schema, ensure_schema
+from .server import Server
+from .snapshot import Snapshot
+
+__all__ = ['PostgresqlDatabase']
+
+LOGGER = logging.getLogger(__name__)
+
+#: Seconds between two looks whether others have committed.
+LOOK: Final = 0.1
+#: The share of a lease after which the server ends a transaction whose engine stands still, and the least seconds.
+STALL_SHARE, STALL_LEAST = 0.25, 1.0
+#: Seconds to wait for a row that another holds, and for a statement.
+LOCK_PATIENCE, STATEMENT_PATIENCE = 10.0, 60.0
+# Seconds between two attempts to learn what became of a commit: at first, and at most.
+_PAUSE_FIRST, _PAUSE_MOST = 0.02, 2.0
+
+_BEGIN: Final = 'BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT pg_current_xact_id()::text'
+
+
+class PostgresqlDatabase:
+    """The writing connection; made anywhere, then used by one thread alone.
+
+    :param name: what the server shows it as.
+    :param lease: seconds after which others may take over from its engine.
+    """
+
+    def __init__(self, server: Server, *, name: str, lease: float) -> None:
+        self._server = server
+        self._name = name
+        self._stall = max(STALL_LEAST, STALL_SHARE * lease)
+        self._connection: PgConnection | None = None
+        self._transaction_id = 0
+        self.hurry = threading.Event()
+        self._look_due = 0.0
+        self._snapshot: Snapshot | None = None
+        self._own = 0
+        run_in_child(self._after_fork)
+
+    # -- connecting ------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Connect, making the tables if there are none."""
+        ensure_schema(self._server)
+        self.connect()
+
+    def connect(self) -> None:
+        """Connect to tables that are there and are of our schema."""
+        try:
+            self._connection = self._open()
+        except psycopg.Error as error:
+            raise translate_error(error, self._server) from error
+
+    def _open(self) -> PgConnection:
+        stall, locks, statements = (
+            f'{round(1000 * seconds)}ms' for seconds in (self._stall, LOCK_PATIENCE, STATEMENT_PATIENCE)
+        )
+        connection = connect(
+            self._server,
+            name=self._name,
+            # What an engine that was stopped in the middle of a transaction has locked is free again by then.
+            idle_in_transaction_session_timeout=stall,
+            lock_timeout=locks,
+            statement_timeout=statements,
+            # The server, too, notices a peer that is gone without a word.
+            tcp_keepalives_idle='5',
+            tcp_keepalives_interval='2',
+            tcp_keepalives_count='3',
+        )
+        try:
+            check_schema(connection, self._server)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _connected(self) -> PgConnection:
+        connection = self._connection
+        if connection is None or connection.closed:
+            self._drop()
+            # Whatever others have committed meanwhile was not heard of.
+            self._snapshot = None
+            connection = self._connection = self._open()
+        return connection
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._drop()
+
+    def _after_fork(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            leave_inherited(connection)
+
+    # -- a transaction ---------------------------------------------------------------------------------------
+
+    def begin(self) -> Cursor:
+        """Begin a transaction that has its number, by which its end can be looked up; reconnects if need be."""
+        self._transaction_id = 0
+        cursor = self._connected().cursor()
+        cursor.execute(_BEGIN, prepare=False)
+        cursor.nextset()
+        row = cursor.fetchone()
+        if row is None:
+            raise StoreError(f'the store {self._server} gave a transaction no number; connect to it directly')
+        self._transaction_id = int(row[0])
+        return cast(Cursor, cursor)
+
+    def commit(self) -> None:
+        """Make the transaction durable; an answer that does not come is looked up on another connection.
+
+        :raises psycopg.Error: it is certain that nothing was committed.
+        :raises StoreUnavailable: it could not be learned, for the engine is to stop.
+        """
+        connection = self._connected()
+        try:
+            cursor = connection.execute('COMMIT', prepare=False)
+        except psycopg.Error as error:
+            if not is_lost(error):
+                raise
+            if not self._was_committed(error):
+                raise
+        else:
+            if cursor.statusmessage != 'COMMIT':
+                raise StoreError(f'the store {self._server} rolled a transaction back: {cursor.statusmessage}')
+        self._own += 1
+
+    def _was_committed(self, lost: psycopg.Error) -> bool:
+        """What became of the transaction whose commit got no answer; waits until that is decided."""
+        LOGGER.warning('the answer to a commit was lost: %s; asking what became of it', self.translate(lost))
+        pause = _PAUSE_FIRST
+        while True:
+            try:
+                self._drop()
+                status = self._ask_for_end()
+            except psycopg.Error as error:
+                if isinstance(error, errors.InvalidParameterValue):
+                    return False  # a server that took over has never heard of it
+                if not is_busy(error):
+                    raise StoreUnavailable(
+                        f'whether the store {self._server} has taken a transaction is not known: '
+                        f'{translate_error(error, self._server)}'
+                    ) from error
+                status = None
+            if status in ('committed', 'aborted'):
+                LOGGER.info('the transaction was %s', status)
+                return status == 'committed'
+            if self.hurry.wait(pause * random.uniform(0.5, 1.0)):
+                raise StoreUnavailable(
+                    f'whether the store {self._server} has taken a transaction is not known; the engine stops'
+                ) from lost
+            pause = min(2 * pause, _PAUSE_MOST)
+
+    def _ask_for_end(self) -> str | None:
+        row = (
+            self._connected()
+            .execute('SELECT pg_xact_status(%(number)s::text::xid8)', {'number': str(self._transaction_id)})
+            .fetchone()
+        )
+        return None if row is None else row[0]
+
+    def rollback(self) -> None:
+        """Undo the transaction; the server has done so already if the connection is lost."""
+        connection = self._connection
+        if connection is None or connection.closed:
+            return
+        status = connection.info.transaction_status
+        if status == TransactionStatus.IDLE:
+            return
+        if status == TransactionStatus.ACTIVE:  # interrupted in the middle of a statement
+            self._drop()
+            return
+        try:
+            connection.execute('ROLLBACK', prepare=False)
+        except psycopg.Error:
+            self._drop()
+        else:
+            self._own += 1
+
+    # -- errors ----------------------------------------------------------------------------------------------
+
+    def is_busy(self, error: BaseException) -> bool:
+        """Whether others got in first, or the server is away for now."""
+        return is_busy(error)
+
+    def translate(self, error: BaseException) -> BaseException:
+        """PostgreSQL's errors as ours, others as they are."""
+        return translate_error(error, self._server) if isinstance(error, psycopg.Error) else error
+
+    # -- others ----------------------------------------------------------------------------------------------
+
+    def changed_elsewhere(self) -> bool:
+        """Whether another connection has committed since the last time this was asked.
+
+        It is asked of the server at most every :data:`LOOK` seconds. Any database of the server counts.
+        """
+        now = time.monotonic()
+        connection = self._connection
+        if now < self._look_due or connection is None:
+            return False
+        self._look_due = now + LOOK
+        try:
+            row = connection.execute('SELECT pg_current_snapshot()::text').fetchone()
+        except psycopg.Error as error:
+            if not is_lost(error):
+                raise
+            self._drop()  # the next transaction, such as a heartbeat, opens another
+            return False
+        if row is None:
+            return False
+        before, self._snapshot = self._snapshot, Snapshot.parse(row[0])
+        own, self._own = self._own, 0
+        return before is None or self._snapshot.ended_since(before) != own

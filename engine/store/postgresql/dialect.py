@@ -1,0 +1,41 @@
+"""How SQLAlchemy is to put statements together for PostgreSQL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from .wording import PostgresqlWording
+
+__all__ = ['PostgresqlDialect']
+
+
+class PostgresqlDialect(PostgresqlWording):
+    """Rows are locked one by one, and psycopg's placeholders are used."""
+
+    locks_rows = True
+
+    # Not psycopg's own style, for which every literal column would have its percent signs doubled.
+    _dialect: sa.Dialect = postgresql.dialect(paramstyle='named')  # type: ignore[no-untyped-call]
+
+    def compile(self, statement: sa.ClauseElement) -> str:
+        """The statement's text with ``%(name)s`` parameters."""
+        return str(statement.compile(dialect=self._dialect, compile_kwargs={'literal_binds': True}))
+
+    def parameter(self, name: str) -> sa.ColumnElement[Any]:
+        """``%(name)s``."""
+        return sa.literal_column(self.named(name))
+
+    def is_member(self, column: sa.ColumnElement[int], name: str = 'pids') -> sa.ColumnElement[bool]:
+        """``column = ANY(%(name)s::bigint[])``."""
+        return column == sa.func.any(sa.literal_column(f'{self.named(name)}::bigint[]'))
+
+    def members(self, name: str) -> sa.Select[Any]:
+        """``SELECT unnest(%(name)s::bigint[])``."""
+        return sa.select(sa.literal_column(f'unnest({self.named(name)}::bigint[])', sa.BigInteger()))
+
+    def insert(self, table: sa.Table) -> Any:
+        """PostgreSQL's own insert."""
+        return postgresql.insert(table)

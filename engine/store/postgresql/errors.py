@@ -1,0 +1,179 @@
+"""What PostgreSQL's errors mean: whether to try again, and what to tell the user."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import psycopg
+from psycopg import errors
+
+from ...errors import StoreError, StoreFull, StoreReadOnly, StoreUnavailable
+from .server import Server
+
+__all__ = ['is_busy', 'is_lost', 'translate_error']
+
+#: Somebody else holds what is wanted, or got in first: the same transaction may succeed a moment later.
+_CONFLICTS: Final = (
+    errors.DeadlockDetected,
+    errors.SerializationFailure,
+    errors.LockNotAvailable,
+    errors.QueryCanceled,
+    errors.ReadOnlySqlTransaction,  # the other server of the two is about to become the first
+)
+#: States in which a server is there and takes nobody, for a while.
+_AWAY: Final = (
+    errors.AdminShutdown,
+    errors.CrashShutdown,
+    errors.CannotConnectNow,
+    errors.IdleInTransactionSessionTimeout,
+    errors.IdleSessionTimeout,
+    errors.TooManyConnections,
+    errors.DatabaseDropped,
+)
+# Errors of a connection that is being made carry no code; these are libpq's and the server's own words.
+_REFUSED: Final = re.compile(
+    'authentication failed|no password supplied|does not exist|no pg_hba.conf entry|not permitted|permission denied'
+    '|certificate|SSL|could not translate host name|Name or service not known|invalid ',
+    re.IGNORECASE,
+)
+#: The unique index over keys; two engines may have written the same key at the same moment.
+_KEYS: Final = 'process_key'
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether the connection, or the server, is away, and may be back a moment later."""
+    if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return False
+    if isinstance(error, _AWAY):
+        return True
+    state = error.sqlstate
+    if state is not None:
+        return state.startswith('08')
+    return not _REFUSED.search(str(error))
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether the same transaction may succeed a moment later."""
+    if isinstance(error, errors.UniqueViolation):
+        return error.diag.constraint_name == _KEYS
+    return isinstance(error, _CONFLICTS) or is_lost(error)
+
+
+def translate_error(error: psycopg.Error, server: Server) -> StoreError:
+    """The engine's error for one of PostgreSQL's, with what can be done about it. It is returned, not raised."""
+    said = _said(error)
+    for kind, form in _BY_KIND:
+        if isinstance(error, kind):
+            cls, text = form
+            return cls(text.format(s=server, said=said))
+    if error.sqlstate is None:
+        for pattern, text in _BY_WORDS:
+            if re.search(pattern, str(error), re.IGNORECASE):
+                return StoreUnavailable(text.format(s=server, said=said))
+    if is_lost(error):
+        return StoreUnavailable(
+            f'the PostgreSQL server at {server.place} does not answer for the store {server} ({said}); '
+            'see whether it runs and whether this host reaches it'
+        )
+    return StoreUnavailable(f'the store {server} refused an operation: {said} ({type(error).__name__})')
+
+
+_BY_KIND: Final[tuple[tuple[type[psycopg.Error], tuple[type[StoreError], str]], ...]] = (
+    (
+        errors.DiskFull,
+        (
+            StoreFull,
+            'the disk of the PostgreSQL server at {s.place} is full ({said}); free some space there, then go on: '
+            'nothing of the failed write was kept, and what was committed before is intact',
+        ),
+    ),
+    (
+        errors.TooManyConnections,
+        (
+            StoreUnavailable,
+            'the PostgreSQL server at {s.place} takes no more connections ({said}); end some, or raise its '
+            'max_connections: an engine needs up to five',
+        ),
+    ),
+    (
+        errors.InsufficientPrivilege,
+        (
+            StoreReadOnly,
+            'the role {s.user!r} may not do this in the database {s.database!r} at {s.place} ({said}); let its owner '
+            'say GRANT CREATE ON DATABASE, or name another user or database in the URL of the store',
+        ),
+    ),
+    (
+        errors.ReadOnlySqlTransaction,
+        (
+            StoreReadOnly,
+            'the PostgreSQL server at {s.place} only reads ({said}): it is a standby, or was set so; name the primary '
+            'in the URL of the store, or both, with target_session_attrs=read-write',
+        ),
+    ),
+    (
+        errors.DataError,
+        (StoreUnavailable, 'the store {s} cannot hold a value: {said}; leave out what it names'),
+    ),
+)
+
+_BY_WORDS: Final = (
+    (
+        'password authentication failed|no password supplied',
+        'the PostgreSQL server at {s.place} refuses the password of the role {s.user!r} ({said}); set PGPASSWORD or '
+        'write it into ~/.pgpass for this host, port, database and user, or into the URL of the store',
+    ),
+    (
+        'role ".*" does not exist',
+        'the PostgreSQL server at {s.place} has no role {s.user!r} ({said}); make it with `createuser`, or name '
+        'another user in the URL of the store',
+    ),
+    (
+        'database ".*" does not exist',
+        'the PostgreSQL server at {s.place} has no database {s.database!r} ({said}); make it with `createdb '
+        '{s.database}`, or name another in the URL of the store',
+    ),
+    (
+        'no pg_hba.conf entry',
+        'the PostgreSQL server at {s.place} does not let the role {s.user!r} into the database {s.database!r} from '
+        'this host ({said}); let its pg_hba.conf allow that, or set sslmode in the URL of the store as it asks for',
+    ),
+    (
+        'translate host name|Name or service not known|resolve',
+        'the host {s.host!r} of the PostgreSQL server is not known ({said}); correct the URL of the store, or the '
+        "network's name service",
+    ),
+    (
+        'certificate|SSL',
+        'TLS to the PostgreSQL server at {s.place} failed ({said}); sslmode, sslrootcert, sslcert and sslkey in the '
+        'URL of the store say what is to be verified and how',
+    ),
+    (
+        'timeout',
+        'the PostgreSQL server at {s.place} did not answer in time ({said}); see whether this host reaches it, or set '
+        'connect_timeout in the URL of the store',
+    ),
+    (
+        'Connection refused|No such file or directory',
+        'no PostgreSQL server listens at {s.place} ({said}); start it, or correct host and port in the URL of '
+        'the store',
+    ),
+    (
+        'remaining connection slots|too many clients|too many connections',
+        'the PostgreSQL server at {s.place} takes no more connections ({said}); end some, or raise its '
+        'max_connections: an engine needs up to five',
+    ),
+    (
+        'session is read-only|session is not read-only',
+        'no PostgreSQL server of {s.host} is of the kind that target_session_attrs asks for ({said}); start the '
+        'primary, or name it in the URL of the store',
+    ),
+)
+
+
+def _said(error: psycopg.Error) -> str:
+    """The server's words in one line, without a detail that may repeat a user's values."""
+    text = error.diag.message_primary or str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if 'multiple connection attempts' in text else (lines[0] if lines else type(error).__name__)

@@ -1,0 +1,102 @@
+"""A store in a file as something to be copied, retired, filled or upgraded as a whole."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import StaticPool
+
+from ...values import DiskObjects
+from ..reader import uncut
+from .connection import begin_writing, connect_reader, connect_writer, translate_error
+from .file import StoreFile
+from .revision import check_schema, ensure_schema, read_revision
+
+__all__ = ['SqliteContents']
+
+#: Seconds to wait for the lock that other OS processes hold.
+PATIENCE = 30.0
+
+
+class SqliteContents:
+    """See :class:`~..contents.Contents`."""
+
+    def __init__(self, file: StoreFile) -> None:
+        self._file = file
+        self.name = str(file)
+        self.objects = DiskObjects(file.objects)
+
+    def prepare(self) -> None:
+        """Make the file, or bring it to this Treadle's schema."""
+        with uncut:
+            ensure_schema(self._file)
+
+    def revision(self) -> str | None:
+        """What the file says of itself."""
+        with uncut, contextlib.closing(connect_reader(self._file)) as connection:
+            return read_revision(connection, self._file)
+
+    def upgrade(self) -> None:
+        """Holds the whole file meanwhile."""
+        with uncut:
+            ensure_schema(self._file)
+
+    @contextlib.contextmanager
+    def snapshot(self, *, any_revision: bool = False) -> Iterator[sa.Connection]:
+        """What is committed at the first reading; writers go on beside it."""
+        with uncut, self._wrapped(connect_reader(self._file)) as connection:
+            if not any_revision:
+                check_schema(_driver(connection), self._file)
+            connection.exec_driver_sql('BEGIN')
+            yield connection
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[sa.Connection]:
+        """Holds the file's one write lock."""
+        with uncut, self._wrapped(connect_writer(self._file)) as connection:
+            check_schema(_driver(connection), self._file)
+            begin_writing(_driver(connection).cursor(), PATIENCE)
+            yield connection
+
+    @contextlib.contextmanager
+    def _wrapped(self, connection: sqlite3.Connection) -> Iterator[sa.Connection]:
+        # A pool of one connection, on which nothing is done behind our back: who begins says so.
+        pool = sa.create_engine(
+            'sqlite://', creator=lambda: connection, poolclass=StaticPool, pool_reset_on_return=None
+        )
+        try:
+            with pool.begin() as wrapped:
+                yield wrapped
+        except DBAPIError as error:
+            if isinstance(error.orig, sqlite3.Error):
+                raise translate_error(error.orig, self._file) from error
+            raise
+        except sqlite3.Error as error:
+            raise translate_error(error, self._file) from error
+        finally:
+            connection.close()
+
+    def last_number(self, connection: sa.Connection, table: sa.Table) -> int:
+        """Of a table without AUTOINCREMENT, the highest that is there."""
+        row = connection.exec_driver_sql('SELECT seq FROM sqlite_sequence WHERE name = ?', (table.name,)).first()
+        if row is not None:
+            return int(row[0])
+        highest = sa.select(sa.func.max(table.autoincrement_column))
+        return int(connection.execute(highest).scalar_one() or 0)
+
+    def go_on_from(self, connection: sa.Connection, table: sa.Table, number: int) -> None:
+        """Rows that were inserted with numbers have raised it already; this is for those that are gone."""
+        if table.dialect_options['sqlite']['autoincrement']:
+            connection.exec_driver_sql('DELETE FROM sqlite_sequence WHERE name = ?', (table.name,))
+            connection.exec_driver_sql('INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)', (table.name, number))
+
+
+def _driver(connection: sa.Connection) -> sqlite3.Connection:
+    driver = connection.connection.driver_connection
+    if not isinstance(driver, sqlite3.Connection):
+        raise TypeError(f'not a connection of SQLite: {driver!r}')
+    return driver
