@@ -15,6 +15,7 @@ from .errors import (
     BrokerUnavailable,
     CommunicationError,
     CommunicatorClosed,
+    ComputerNotFound,
     ConfigurationError,
     CorruptValue,
     DuplicateSubscriberIdentifier,
@@ -46,6 +47,10 @@ from .errors import (
 from .exit_code import ExitCode
 from .futures import ProcessFuture
 from .interruptable import InterruptableFuture, interruptable_task
+from .jobs.calcinfo import CalcInfo, CodeInfo, SubmissionFolder
+from .jobs.calcjob import CalcJob, RemoteFolder
+from .jobs.computer import Computer
+from .jobs.shelljob import ShellJob
 from .launcher import ProcessLauncher
 from .listeners import ProcessListener
 from .node import ProcessNode
@@ -69,9 +74,14 @@ __all__ = [
     'BrokerError',
     'BrokerRefused',
     'BrokerUnavailable',
+    'CalcInfo',
+    'CalcJob',
+    'CodeInfo',
     'CommunicationError',
     'Communicator',
     'CommunicatorClosed',
+    'Computer',
+    'ComputerNotFound',
     'ConfigurationError',
     'CorruptValue',
     'DuplicateSubscriberIdentifier',
@@ -100,8 +110,10 @@ __all__ = [
     'ProcessSpec',
     'ProcessState',
     'RemoteException',
+    'RemoteFolder',
     'ReplayMismatch',
     'Runner',
+    'ShellJob',
     'SpecError',
     'StepAborted',
     'StoreError',
@@ -109,6 +121,7 @@ __all__ = [
     'StoreReadOnly',
     'StoreTooNew',
     'StoreUnavailable',
+    'SubmissionFolder',
     'TaskRejected',
     'ToContext',
     'TreadleError',

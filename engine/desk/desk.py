@@ -84,6 +84,11 @@ class Desk:
         self._reachable_from = 0.0
         self._probe: asyncio.Task[None] | None = None
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether a round was asked for that was not begun."""
+        return self._asked.is_set()
+
     def ask(self) -> None:
         """Make a round soon; on the loop."""
         self._asked.set()
@@ -119,6 +124,10 @@ class Desk:
             LOGGER.error('the jobs on %s wait for the store: %s', self.name, error)
         except TransportError as error:
             self._is_away(error)
+        except Exception as error:  # whatever it is, the jobs are still there
+            LOGGER.critical('the desk of %s failed, and tries again', self.name, exc_info=error)
+            self._note_computer(f'{type(error).__name__}: {error}')
+            return self._timing.retry_most / 10
         return self._timing.retry_first
 
     # -- a round -------------------------------------------------------------------------------------------

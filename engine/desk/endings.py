@@ -30,7 +30,13 @@ def wants_detail(findings: Findings, entry: Entry | None) -> bool:
 
 
 def judge_end(
-    findings: Findings, entry: Entry | None, *, is_direct: bool, silent_for: float, vanish_after: float, settle_after: float
+    findings: Findings,
+    entry: Entry | None,
+    *,
+    is_direct: bool,
+    silent_for: float,
+    vanish_after: float,
+    settle_after: float,
 ) -> Outcome | None:
     """How a job has ended that the queue does not show as waiting or running; ``None`` while that is not known.
 

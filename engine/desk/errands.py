@@ -32,7 +32,7 @@ from ..jobs.protocol import (
     judge_submission,
 )
 from ..jobs.request import JobRequest
-from ..store.job_records import JobFence, JobRecord, JobView
+from ..store.job_records import JobFence, JobView
 from ..store.jobs import move_job, renew_fenced
 from ..values import Folder
 from .beside import run_beside
@@ -101,7 +101,7 @@ class Errands:
         if fence not in self._begun:  # another engine has begun it, and may still be writing into its folder
             await self._renew(fence)
             return
-        job, request = await self._request(view.pid)
+        request = await self._request(view.pid)
         folder = _there(view.folder)
         name = self.name_of(view)
         try:
@@ -219,13 +219,12 @@ class Errands:
 
     async def fetch(self, view: JobView) -> None:
         """Retrieve what is wanted of an ended job, and let its process go on."""
-        _, request = await self._request(view.pid)
+        request = await self._request(view.pid)
         outcome = msgspec.json.decode(view.outcome or '{"verdict": "vanished"}', type=Outcome)
         folder = _there(view.folder)
         text = None
         with tempfile.TemporaryDirectory(prefix='treadle-retrieve-') as path:
-            target = Path(path, 'retrieved')
-            target.mkdir()
+            target = Path(path)
             try:
                 missing = await self.site.retrieve(folder, request.retrieve, target)
                 text = await self._beside(lambda: self._parts.source.codec.encode(Folder(target), 'retrieved'))
@@ -268,14 +267,14 @@ class Errands:
 
     # -- helpers -------------------------------------------------------------------------------------------
 
-    async def _request(self, pid: int) -> tuple[JobRecord, JobRequest]:
+    async def _request(self, pid: int) -> JobRequest:
         source = self._parts.source
 
-        def read() -> tuple[JobRecord, JobRequest]:
+        def read() -> JobRequest:
             job = source.reader.job(pid)
             if job is None:
                 raise StoreError(f'the job of process {pid} is not in the store any more')
-            return job, JobRequest.from_data(source.codec.decode(job.request))
+            return JobRequest.from_data(source.codec.decode(job.request))
 
         return await self._beside(read)
 

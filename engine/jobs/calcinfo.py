@@ -11,6 +11,7 @@ from typing import IO, Any
 from ..errors import ValidationError
 from ..values import File, Folder
 from ..values.files import check_path
+from .scripts import CONTROL
 
 __all__ = ['CalcInfo', 'CodeInfo', 'SubmissionFolder', 'command_line']
 
@@ -126,7 +127,9 @@ class CalcInfo:
                 if name is not None:
                     _check_relative(f'CodeInfo.{field}', name)
         if self.codes_run_mode not in ('serial', 'parallel'):
-            raise ValidationError(f"CalcInfo.codes_run_mode must be 'serial' or 'parallel', not {self.codes_run_mode!r}")
+            raise ValidationError(
+                f"CalcInfo.codes_run_mode must be 'serial' or 'parallel', not {self.codes_run_mode!r}"
+            )
         for pattern in self.retrieve_list:
             _check_relative('CalcInfo.retrieve_list', pattern)
         for field in ('remote_copy_list', 'remote_symlink_list'):
@@ -147,6 +150,8 @@ class CalcInfo:
                 if path in found:
                     raise ValidationError(f'CalcInfo.local_copy_list: there is a file {path!r} already')
                 found[path] = file
+        if any(path.split('/')[0] == CONTROL for path in found):
+            raise ValidationError(f'the folder {CONTROL} of a job is for its own use; use another name')
         return Folder(found)
 
 

@@ -170,7 +170,8 @@ class CalcJob(Process):
         if job.folder is not None:
             self.out('remote_folder', RemoteFolder(job.computer, job.folder))
         if job.retrieved is None:
-            return self._finish(self._code_of_end('') or self._code('ERROR_NO_RETRIEVED_FOLDER', self._outcome.unretrieved))
+            unretrieved = self._code('ERROR_NO_RETRIEVED_FOLDER', self._outcome.unretrieved)
+            return self._finish(self._code_of_end() or unretrieved)
         retrieved: Folder = visit.host.codec.decode(job.retrieved)
         self.out('retrieved', retrieved)
         stderr = retrieved.get(self.options.scheduler_stderr)
@@ -185,15 +186,15 @@ class CalcJob(Process):
 
     def _end_step(self, returned: Any) -> StepResult:
         parsed = as_exit_code(type(self).__name__, returned)
-        return self._finish(parsed if parsed.status else self._code_of_end(self.outcome.detail) or parsed)
+        return self._finish(parsed if parsed.status else self._code_of_end() or parsed)
 
-    def _code_of_end(self, detail: str) -> ExitCode | None:
+    def _code_of_end(self) -> ExitCode | None:
         """The exit code for what is known of the job's end; ``None`` when its commands came to their end."""
         outcome = self.outcome
         label = _LABELS.get(outcome.verdict)
         if label is None:
             return None
-        code = self._code(label, detail or outcome.detail)
+        code = self._code(label, outcome.detail)
         return code if outcome.code is None else ExitCode(outcome.code, code.message)
 
     def _code(self, label: str, detail: str) -> ExitCode:

@@ -92,15 +92,14 @@ class Computer:
                 raise self._wrong(field, f'must be an int of at least 1, or None for no bound, not {bound!r}')
         if self.poll_interval is not None and not self.poll_interval > 0:
             raise self._wrong('poll_interval', f'must be more than 0 seconds, not {self.poll_interval!r}')
-        if type(self.default_mpiprocs_per_machine) is not int or self.default_mpiprocs_per_machine < 1:
-            raise self._wrong(
-                'default_mpiprocs_per_machine', f'must be an int of at least 1, not {self.default_mpiprocs_per_machine!r}'
-            )
+        processes = self.default_mpiprocs_per_machine
+        if type(processes) is not int or processes < 1:
+            raise self._wrong('default_mpiprocs_per_machine', f'must be an int of at least 1, not {processes!r}')
         if not self.shebang.startswith('#!') or '\n' in self.shebang:
             raise self._wrong('shebang', f'must be one line that begins with "#!", not {self.shebang!r}')
         if not self.work_directory or '\n' in self.work_directory or '\0' in self.work_directory:
             raise self._wrong('work_directory', f'must be the path of a folder, not {self.work_directory!r}')
-        self.connection_spec()  # checks the rest
+        _ = self.connection  # checks the rest
 
     def _wrong(self, field: str, message: str) -> ConfigurationError:
         return ConfigurationError(f'computer {self.name!r}: {field} {message}')
@@ -114,7 +113,8 @@ class Computer:
             return self.poll_interval
         return 0.5 if self.transport == 'local' and self.scheduler == 'direct' else 10.0
 
-    def connection_spec(self) -> ConnectionSpec:
+    @property
+    def connection(self) -> ConnectionSpec:
         """How it is reached, for the transports.
 
         :raises ConfigurationError: it cannot be reached like that.

@@ -47,7 +47,7 @@ def define_computer(transaction: Transaction, computer: Computer) -> None:
         moved = Computer.from_text(before).moved(computer)
         if moved:
             raise ConfigurationError(
-                f'computer {computer.name!r} has {live} job(s) that live, so its {", ".join(moved)} cannot change; wait '
-                f'for them, kill them, or use another name'
+                f'computer {computer.name!r} has {live} job(s) that live, so its {", ".join(moved)} cannot change; '
+                f'wait for them, kill them, or use another name'
             )
     save_computer(transaction, computer.name, text)

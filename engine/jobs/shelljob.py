@@ -29,7 +29,7 @@ class ShellJob(CalcJob):
     def define(cls, spec: ProcessSpec) -> None:
         """Declare what a command takes and gives."""
         super().define(spec)
-        spec.input('command', valid_type=str, validator=_check_command, help='the program: a path, or a name to be found')
+        spec.input('command', valid_type=str, validator=_check_command, help='the program: a path, or a name to find')
         spec.input('arguments', valid_type=(list, tuple, str), default=list, help='its arguments')
         spec.input_namespace(
             'files',
@@ -39,7 +39,7 @@ class ShellJob(CalcJob):
             help='files by any name, put there under the names that they have; folders under the name given here',
         )
         spec.input(
-            'filenames', valid_type=dict, default=dict, help='other paths for files and folders, by the name given there'
+            'filenames', valid_type=dict, default=dict, help='other paths for files and folders, by their names above'
         )
         spec.input('stdin', valid_type=File, required=False, help='what the command reads')
         spec.input('retrieve', valid_type=(list, tuple), default=list, help='names and patterns of files to retrieve')

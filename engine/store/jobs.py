@@ -8,7 +8,6 @@ that has ended.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ import msgspec
 
 from ..states import TERMINAL_STATES
 from .job_records import JobFence, JobRecord, JobView
+from .queries import LIVE_JOB as LIVE
 from .queries import Wording
 from .transaction import Transaction
 
@@ -39,8 +39,6 @@ __all__ = [
 #: Gives the folder of a job for a pid and an attempt.
 FolderOf = Callable[[int, int], str]
 
-#: Predicate of the partial index ``job_live``.
-LIVE: Final = "state NOT IN ('retrieved', 'refused', 'gone')"
 _SLOTS: Final = "state IN ('uploading', 'submitting', 'submitted')"
 _PREPARED, _UPLOADING = 'prepared', 'uploading'
 #: After one of these the process goes on.
@@ -122,10 +120,15 @@ class _Sql:
         self.live_on = f'SELECT count(*) FROM job WHERE computer = {named("name")} AND {LIVE}'
 
 
-@functools.cache
+_made: dict[type, _Sql] = {}
+
+
 def sql_of(dialect: Wording) -> _Sql:
     """The statements for a database, by how it words them."""
-    return _Sql(dialect)
+    made = _made.get(type(dialect))
+    if made is None:
+        made = _made[type(dialect)] = _Sql(dialect)
+    return made
 
 
 # -- the life of a job ---------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ from typing import Any
 
 from ..errors import ProcessNotFound
 from .connections import Connection, Connections
-from .queries import Queries
 from .job_records import JobRecord
+from .queries import Queries
 from .records import INTENTS, PARKS, EngineRecord, LogEntry, ProcessRecord, ProcessSummary, Retirement
 
 

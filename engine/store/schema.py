@@ -28,9 +28,8 @@ from sqlalchemy import (
     text,
 )
 
-from .jobs import LIVE
 from .migrations import APPLICATION_ID, HEAD
-from .queries import RUNNABLE
+from .queries import LIVE_JOB, RUNNABLE
 
 __all__ = [
     'APPLICATION_ID',
@@ -235,7 +234,7 @@ job = Table(
     # What stands in its way, for people.
     Column('note', Text),
     Column('changed_at', _Real, nullable=False),
-    _partial('job_live', 'computer', 'pid', where=LIVE),
+    _partial('job_live', 'computer', 'pid', where=LIVE_JOB),
 )
 
 # One row, once the store was closed for good: nothing is written any more, since all goes on in another store.

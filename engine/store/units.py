@@ -237,7 +237,7 @@ class _Wave:
             self._sql.insert_awaiting,
             [{'waiter': pid, 'awaited_pid': awaited} for pid, pids in waits.items() for awaited in pids],
         )
-        jobs = {unit.fence.pid: unit.job for _, _, unit in self._moves if unit.fence is not None and unit.job is not None}
+        jobs = {fence.pid: unit.job for fence, _, unit in self._moves if unit.job is not None}
         begin_jobs(self._transaction, jobs.values())
         satisfied = waits.keys() - self._transaction.still_waiting(waits) - jobs.keys()
         if satisfied:

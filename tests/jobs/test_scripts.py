@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from treadle.engine.jobs import scripts
 from treadle.engine.jobs.protocol import Beyond, Next, judge_submission
 from treadle.engine.jobs.schedulers import JobResources, scheduler_of

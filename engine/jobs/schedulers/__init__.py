@@ -28,4 +28,5 @@ def scheduler_of(name: str) -> Scheduler:
     # qtoolkit is imported only where a computer has a batch system.
     from .batch import Pbs, Sge, Slurm  # noqa: PLC0415
 
-    return {'slurm': Slurm, 'pbs': Pbs, 'sge': Sge}[name]()
+    batch: dict[str, type[Slurm | Pbs | Sge]] = {'slurm': Slurm, 'pbs': Pbs, 'sge': Sge}
+    return batch[name]()

@@ -105,14 +105,21 @@ class JobResources(msgspec.Struct, frozen=True, omit_defaults=True):
 class Scheduler(Protocol):
     """One kind of batch system."""
 
-    #: What it is called in the definition of a computer.
-    name: str
-    #: The id of the job, as the shell of the job finds it.
-    job_id: str
-    #: Whether its jobs are processes of the very computer that is asked, so that it can tell which of them lives.
-    is_direct: bool
-    #: The programs that have to be there.
-    programs: Sequence[str]
+    @property
+    def name(self) -> str:
+        """What it is called in the definition of a computer."""
+
+    @property
+    def job_id(self) -> str:
+        """The id of the job, as the shell of the job finds it."""
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether its jobs are processes of the very computer that is asked, which can tell whether they live."""
+
+    @property
+    def programs(self) -> Sequence[str]:
+        """The programs that have to be there."""
 
     def header(self, name: str, resources: JobResources) -> str:
         """The directives of the job script.

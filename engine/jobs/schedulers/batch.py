@@ -14,8 +14,10 @@ from typing import Any, ClassVar, Final
 # Used only once a computer has such a scheduler; importing it takes 30 ms.
 from qtoolkit.core.data_objects import QJob, QState
 from qtoolkit.core.exceptions import CommandFailedError, OutputParsingError
-from qtoolkit.io import PBSIO, SGEIO, SlurmIO
 from qtoolkit.io.base import BaseSchedulerIO
+from qtoolkit.io.pbs import PBSIO
+from qtoolkit.io.sge import SGEIO
+from qtoolkit.io.slurm import SlurmIO
 
 from ...errors import ValidationError
 from ..protocol import Submission, Verdict
@@ -30,7 +32,7 @@ _IN_DOUBT: Final = re.compile(
     re.IGNORECASE,
 )
 
-_PHASES: Final = {
+_PHASES: Final[dict[Any, Phase]] = {
     QState.QUEUED: Phase.QUEUED,
     QState.QUEUED_HELD: Phase.QUEUED,
     QState.REQUEUED: Phase.QUEUED,
@@ -50,8 +52,6 @@ class _Batch:
     programs: ClassVar[Sequence[str]]
     is_direct = False
     _io: BaseSchedulerIO
-    #: Whether a directive that says nothing of the environment means that the submitting shell's is taken over.
-    _job_directives: ClassVar[tuple[str, ...]] = ()
 
     def header(self, name: str, resources: JobResources) -> str:
         """The directives."""
@@ -102,7 +102,7 @@ class _Batch:
         return Listing([self._entry(job) for job in jobs if job.job_id])
 
     def _entry(self, job: QJob) -> Entry:
-        phase = _PHASES.get(job.state, Phase.QUEUED)
+        phase = Phase.QUEUED if job.state is None else _PHASES.get(job.state, Phase.QUEUED)
         word = str(getattr(job.sub_state, 'value', job.state))
         verdict = self._verdict(word) if phase is Phase.OVER else None
         return Entry(str(job.job_id), job.name or '', phase, verdict, word)
@@ -292,7 +292,8 @@ class Sge(_Batch):
     def _verbatim(self, resources: JobResources) -> list[str]:
         memory = [] if resources.max_memory_kb is None else [f'#$ -l h_vmem={resources.max_memory_kb}K']
         account = [] if resources.account is None else [f'#$ -P {resources.account}']
-        return ['#$ -cwd', '#$ -S /bin/bash', *(['#$ -V'] if resources.import_sys_environment else []), *memory, *account]
+        environment = ['#$ -V'] if resources.import_sys_environment else []
+        return ['#$ -cwd', '#$ -S /bin/bash', *environment, *memory, *account]
 
     def _list_text(self, job_ids: Sequence[str]) -> str:
         return 'qstat -ext -urg -xml -u "$(id -un)"'

@@ -15,6 +15,8 @@ down_revision = '0005'
 branch_labels = None
 depends_on = None
 
+engines_go_on = True
+
 
 def upgrade() -> None:
     number = sa.BigInteger().with_variant(sa.Integer(), 'sqlite')
