@@ -49,7 +49,7 @@ Argument = str | bytes
 class CommandResult:
     """How a command ended.
 
-    :ivar exit_code: negative if a signal ended it, as in :mod:`subprocess`.
+    :ivar exit_code: 128 and the signal's number if a signal ended it, as a shell has it.
     :ivar stdout: what it wrote there, the first ``max_output`` bytes of it.
     :ivar stderr: likewise.
     :ivar truncated: whether one of the two was longer.

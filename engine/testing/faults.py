@@ -19,9 +19,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from .faults import FaultPoint, Faults
+from ..faults import FaultPoint, Faults
 
-__all__ = ['BlockAt', 'FaultPoint', 'Faults', 'KillAt', 'RaiseAt', 'RecordFaults', 'Together']
+__all__ = ['BlockAt', 'KillAt', 'RaiseAt', 'RecordFaults', 'Together']
 
 
 class _Counted:
@@ -138,7 +138,9 @@ class BlockAt(_Counted):
         :raises TimeoutError: none has come in time.
         """
         if not self._reached.wait(self._patience):
-            raise TimeoutError(f'nobody came to {self.point.value} (hit {self._first}) in {self._patience:g} s')
+            raise TimeoutError(
+                f'nobody came to {self.point.value} (hit {self._first}) in {self._patience:g} s'
+            )
 
     def release(self) -> None:
         """Let the thread go on; whoever comes later is not held at all."""

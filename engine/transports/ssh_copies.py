@@ -1,0 +1,232 @@
+"""Large files and many files over ssh: as streams through programs that every computer has."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shlex
+import stat
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import TransportUnusable
+from .archive import chunks, pack, reporting, unpack
+from .paths import partial_name
+from .safe_folder import SafeFolder
+from .shell import operand
+from .ssh_channels import SshChannels, failure
+from .transport import Progress
+
+__all__ = ['fetch_file', 'fetch_tree', 'send_file', 'send_tree']
+
+#: Bytes at the end of what an interrupted copy has left that are compared before it is resumed.
+TAIL = 64 * 1024
+#: Bytes of messages that are kept of a command whose output is a stream.
+KEEP = 64 * 1024
+
+Check = Callable[[], object]
+
+
+def _quoted(path: str) -> str:
+    return shlex.quote(operand(path))
+
+
+# -- one large file ------------------------------------------------------------------------------------------
+
+
+def send_file(
+    channels: SshChannels, source: Path, target: str, progress: Progress | None, check: Check
+) -> None:
+    """Copy a local file there; what an interrupted copy has left is used, and checked at the end."""
+    hidden = partial_name(target)
+    status = source.stat()
+    offset = _usable_there(channels, source, hidden, status.st_size)
+    _append_there(channels, source, hidden, offset, status.st_size, progress, check)
+    if offset and not _same(channels, source, hidden, check):
+        _append_there(channels, source, hidden, 0, status.st_size, progress, check)
+    with channels.sftp(target) as sftp:
+        size = sftp.lstat(hidden).st_size
+        if size != status.st_size:
+            sftp.remove(hidden)
+            raise _changed(str(source), status.st_size, size)
+        sftp.chmod(hidden, stat.S_IMODE(status.st_mode))
+        sftp.posix_rename(hidden, target)
+
+
+def _usable_there(channels: SshChannels, source: Path, hidden: str, size: int) -> int:
+    """How many bytes of the file are there already."""
+    with channels.sftp(hidden) as sftp:
+        try:
+            offset = sftp.lstat(hidden).st_size or 0
+        except FileNotFoundError:
+            return 0
+        if not 0 < offset <= size:
+            return 0
+        with sftp.open(hidden, 'rb') as file:
+            file.seek(max(0, offset - TAIL))
+            theirs = file.read(TAIL)
+    return offset if theirs == _tail(source, offset) else 0
+
+
+def _append_there(
+    channels: SshChannels,
+    source: Path,
+    hidden: str,
+    offset: int,
+    size: int,
+    progress: Progress | None,
+    check: Check,
+) -> None:
+    direction = '>>' if offset else '>'
+    line = f'LC_ALL=C cat {direction} {_quoted(hidden)}'
+    with open(source, 'rb') as file, channels.command(line, keep=KEEP) as command:
+        file.seek(offset)
+        try:
+            for chunk in reporting(chunks(file, check), size, progress, offset):
+                command.write(chunk)
+            command.end_input()
+        except BrokenPipeError:
+            pass  # it says why
+        if command.finish() != 0:
+            raise failure(_message(command.stderr), channels.name_of(hidden))
+
+
+def fetch_file(
+    channels: SshChannels,
+    source: str,
+    target: Path,
+    size: int,
+    mode: int,
+    progress: Progress | None,
+    check: Check,
+) -> None:
+    """Copy a file from there; what an interrupted copy has left is used, and checked at the end."""
+    hidden = Path(partial_name(str(target)))
+    offset = _usable_here(channels, source, hidden, size)
+    _append_here(channels, source, hidden, offset, size, progress, check)
+    if offset and not _same(channels, hidden, source, check):
+        _append_here(channels, source, hidden, 0, size, progress, check)
+    hidden.chmod(stat.S_IMODE(mode) | stat.S_IRUSR)
+    os.replace(hidden, target)
+
+
+def _usable_here(channels: SshChannels, source: str, hidden: Path, size: int) -> int:
+    try:
+        offset = hidden.stat().st_size
+    except FileNotFoundError:
+        return 0
+    if not 0 < offset <= size:
+        return 0
+    with channels.sftp(source) as sftp, sftp.open(source, 'rb') as file:
+        start = max(0, offset - TAIL)
+        file.seek(start)
+        theirs = file.read(offset - start)
+    return offset if theirs == _tail(hidden, offset) else 0
+
+
+def _append_here(
+    channels: SshChannels,
+    source: str,
+    hidden: Path,
+    offset: int,
+    size: int,
+    progress: Progress | None,
+    check: Check,
+) -> None:
+    read = f'tail -c +{offset + 1}' if offset else 'cat'
+    with (
+        open(hidden, 'ab' if offset else 'wb') as file,
+        channels.command(f'LC_ALL=C {read} {_quoted(source)}', keep=KEEP) as command,
+    ):
+        command.end_input()
+        left = size - offset
+        for chunk in reporting(chunks(command, check), size, progress, offset):
+            # A file that grows is copied as it was at first.
+            file.write(chunk[:left])
+            left -= len(chunk[:left])
+            if not left:
+                return
+        if command.finish() != 0:
+            raise failure(_message(command.stderr), channels.name_of(source))
+    if left:
+        raise _changed(channels.name_of(source), size, size - left)
+
+
+def _tail(path: Path, end: int) -> bytes:
+    with open(path, 'rb') as file:
+        start = max(0, end - TAIL)
+        file.seek(start)
+        return file.read(end - start)
+
+
+def _same(channels: SshChannels, here: Path, there: str, check: Check) -> bool:
+    """Whether two copies have the same checksum; without a program for it there, that their ends fit has to do."""
+    with channels.command(
+        f'sha256sum {_quoted(there)} || shasum -a 256 {_quoted(there)}', keep=KEEP
+    ) as command:
+        command.end_input()
+        digest = hashlib.sha256()
+        with open(here, 'rb') as file:
+            for chunk in chunks(file, check):
+                digest.update(chunk)
+        if command.finish() != 0:
+            return True
+        # A backslash before it says that the name was escaped.
+        return command.stdout.lstrip(b'\\')[:64] == digest.hexdigest().encode()
+
+
+def _changed(name: str, before: int, after: int | None) -> OSError:
+    return OSError(errno.EIO, f'it has changed while it was copied, from {before} bytes to {after}', name)
+
+
+def _message(stderr: bytes) -> str:
+    return stderr[-2000:].decode(errors='replace').strip()
+
+
+# -- many files ----------------------------------------------------------------------------------------------
+
+
+def send_tree(channels: SshChannels, source: Path, target: str, check: Check) -> None:
+    """Copy what is in a local folder there, as one stream."""
+    where = _quoted(target)
+    # -o: files become ours, whoever had them here; -p: with the permission bits that they had.
+    with channels.command(
+        f'export LC_ALL=C; mkdir -p {where} && cd {where} && tar -xpof -', keep=KEEP
+    ) as command:
+        try:
+            pack(source, command, check)
+            command.end_input()
+        except BrokenPipeError:
+            pass  # it says why
+        if command.finish() != 0:
+            raise failure(_message(command.stderr), channels.name_of(target))
+
+
+def fetch_tree(
+    channels: SshChannels, source: str, folder: SafeFolder, names: list[str], follow_links: bool, check: Check
+) -> None:
+    """Copy from a folder there into one here, as one stream."""
+    what = ' '.join(_quoted(name) for name in names)
+    with channels.command(f'LC_ALL=C tar -c{"h" * follow_links}f - {what}', cwd=source, keep=KEEP) as command:
+        command.end_input()
+        try:
+            unpack(command, folder, check)
+        except tarfile.TarError as error:
+            _refuse(channels, source, command.finish(), command.stderr)
+            raise TransportUnusable(
+                f'{channels.name_of(source)} did not come as an archive: {error}'
+            ) from error
+        _refuse(channels, source, command.finish(), command.stderr)
+
+
+def _refuse(channels: SshChannels, source: str, code: int | None, stderr: bytes) -> None:
+    """Raise what tar has complained of; that a file changes meanwhile is no fault."""
+    message = _message(stderr)
+    harmless = ('changed as we read it', 'removed before we read it', 'socket ignored')
+    if code == 0 or (
+        code == 1 and all(any(text in line for text in harmless) for line in message.splitlines())
+    ):
+        return
+    raise failure(message, channels.name_of(source))
