@@ -16,14 +16,24 @@ from typing import Any
 
 import pytest
 
-from provision import Group, Postgres, RabbitMQ, Service, ServiceError
+from provision import Group, Postgres, RabbitMQ, Service, ServiceError, Slurm, Sshd
 
 FOLDER = Path(__file__).parents[2] / '.services'
 
 #: Fixtures of a place in a service that all tests share, and the service.
-_SHARED: dict[str, type[Service]] = {'postgres': Postgres, 'postgres_server': Postgres, 'broker': RabbitMQ}
+_SHARED: dict[str, type[Service]] = {
+    'postgres_server': Postgres,
+    'broker': RabbitMQ,
+    'sshd': Sshd,
+    'slurm': Slurm,
+}
 #: Fixtures that make instances of a service for one test alone, and the service.
-_OWN: dict[str, type[Service]] = {'make_postgres': Postgres, 'make_rabbitmq': RabbitMQ}
+_OWN: dict[str, type[Service]] = {
+    'make_postgres': Postgres,
+    'make_rabbitmq': RabbitMQ,
+    'make_sshd': Sshd,
+    'make_slurm': Slurm,
+}
 
 _numbers = itertools.count(1)
 
@@ -66,7 +76,7 @@ class Services:
             service.start()
 
         if not self.attempt(kind.name, start):
-            service.stop()
+            service.end()
             service.remove()
             self._give_up(kind.name)
         return service
@@ -146,6 +156,20 @@ def broker(services: Services) -> Iterator[str]:
 
 
 @pytest.fixture
+def sshd(services: Services) -> Sshd:
+    """The ssh server of the checkout, in whose shells Slurm's commands find the `slurm` of the checkout."""
+    return services.shared('sshd')
+
+
+@pytest.fixture
+def slurm(services: Services) -> Iterator[Slurm]:
+    """The Slurm of the checkout; the jobs that the test leaves behind are cancelled."""
+    slurm = services.shared('slurm')
+    yield slurm
+    slurm.cancel_all()
+
+
+@pytest.fixture
 def make_postgres(services: Services) -> Iterator[Callable[..., Postgres]]:
     """Makes PostgreSQL servers, with the arguments of `Postgres`, which the test may stop, kill and start."""
     yield from _make(services, Postgres)
@@ -157,6 +181,18 @@ def make_rabbitmq(services: Services) -> Iterator[Callable[..., RabbitMQ]]:
     yield from _make(services, RabbitMQ)
 
 
+@pytest.fixture
+def make_sshd(services: Services) -> Iterator[Callable[..., Sshd]]:
+    """Makes ssh servers, with the arguments of `Sshd`, which the test may stop, kill and start."""
+    yield from _make(services, Sshd)
+
+
+@pytest.fixture
+def make_slurm(services: Services) -> Iterator[Callable[..., Slurm]]:
+    """Makes schedulers, with the arguments of `Slurm`, which the test may stop, kill and start."""
+    yield from _make(services, Slurm)
+
+
 def _make(services: Services, kind: type[Service]) -> Iterator[Callable[..., Any]]:
     made: list[Service] = []
 
@@ -166,5 +202,5 @@ def _make(services: Services, kind: type[Service]) -> Iterator[Callable[..., Any
 
     yield make
     for service in made:
-        service.stop()
+        service.end()
         service.remove()

@@ -15,5 +15,7 @@ from .group import Group
 from .postgres import Postgres
 from .rabbitmq import RabbitMQ
 from .service import Service, ServiceError
+from .slurm import Slurm
+from .sshd import Sshd
 
-__all__ = ['Group', 'Postgres', 'RabbitMQ', 'Service', 'ServiceError']
+__all__ = ['Group', 'Postgres', 'RabbitMQ', 'Service', 'ServiceError', 'Slurm', 'Sshd']

@@ -84,14 +84,20 @@ def _up(group: Group, names: Sequence[str], options: argparse.Namespace) -> int:
 
 
 def _down(group: Group, names: Sequence[str], options: argparse.Namespace) -> int:
+    failed = False
     spared = options.spared.split()
     for name in reversed([name for name in names if name not in spared]):
-        stopped = group.down(name, remove=options.remove)
+        try:
+            stopped = group.down(name, remove=options.remove)
+        except ServiceError as error:
+            failed = True
+            print(f'{name}: stopped, but: {error}', file=sys.stderr, flush=True)
+            continue
         if stopped or name in options.names:
             print(f'{name}: {"stopped" if stopped else "was down"}', flush=True)
     for orphan in group.end_orphans():
         print(f'{orphan}: stopped and removed, since the tests that had it have ended', flush=True)
-    return 0
+    return int(failed)
 
 
 def _status(group: Group, names: Sequence[str], options: argparse.Namespace) -> int:

@@ -1,61 +1,17 @@
-"""OS processes that outlive the one that starts them, and are found again by what is written in a file."""
+"""Programs that outlive the one that starts them, and are found again by what is written in a file."""
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-#: Seconds between two looks at an OS process.
-GLANCE = 0.02
+from .processes import GLANCE, OsProcess, kill
 
 # The pid is on record before the program runs, so that no program runs unrecorded. It is the same after `exec`.
 _RECORD_AND_RUN = 'cat /proc/$$/stat >"$0.new" && mv "$0.new" "$0" && exec "$@"'
-
-
-def _stat(pid: int | str) -> tuple[int, int, str, int] | None:
-    """Pid, parent, state and start time of an OS process; None when there is none."""
-    try:
-        return _parse(Path(f'/proc/{pid}/stat').read_text())
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-
-
-def _parse(stat: str) -> tuple[int, int, str, int]:
-    # the name, in parentheses, may itself have blanks and parentheses
-    pid = stat.partition(' ')[0]
-    rest = stat.rpartition(')')[2].split()
-    return int(pid), int(rest[1]), rest[0], int(rest[19])
-
-
-def descendants(pid: int) -> list[int]:
-    """The children of an OS process, and theirs."""
-    children: dict[int, list[int]] = {}
-    for entry in os.listdir('/proc'):
-        if entry.isdecimal() and (stat := _stat(entry)) is not None:
-            children.setdefault(stat[1], []).append(stat[0])
-
-    def below(parent: int) -> Iterator[int]:
-        for child in children.get(parent, ()):
-            yield child
-            yield from below(child)
-
-    return list(below(pid))
-
-
-def working_in(folder: Path) -> list[int]:
-    """The OS processes whose working directory is ``folder``, as far as this user may know."""
-    found = []
-    for entry in os.listdir('/proc'):
-        try:
-            if entry.isdecimal() and os.path.samefile(f'/proc/{entry}/cwd', folder):
-                found.append(int(entry))
-        except OSError:  # ended, or another user's
-            continue
-    return found
 
 
 class Daemon:
@@ -76,15 +32,21 @@ class Daemon:
         return self._pid_file.exists()
 
     @property
-    def pid(self) -> int | None:
-        """Its pid while it runs, else None."""
+    def process(self) -> OsProcess | None:
+        """Its OS process while it runs, else None."""
         try:
-            pid, _, _, started = _parse(self._pid_file.read_text())
+            recorded = OsProcess.read(self._pid_file.read_text())
         except FileNotFoundError:
             return None
-        now = _stat(pid)
-        # a zombie has ended; that its parent takes no notice does not matter here
-        return pid if now is not None and now[3] == started and now[2] not in 'ZX' else None
+        if recorded is None or not recorded.is_running:
+            return None
+        # by now it may have another name than the shell that wrote the record
+        return OsProcess.find(recorded.pid)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it runs."""
+        return self.process is not None
 
     def start(
         self,
@@ -92,9 +54,8 @@ class Daemon:
         *,
         environment: Mapping[str, str],
         user: str | None = None,
-        cwd: Path | None = None,
     ) -> None:
-        """Start it; returns when its pid is on record.
+        """Start it, in its folder; returns when its pid is on record.
 
         :param user: the user that it runs as, when that is another.
         """
@@ -108,7 +69,7 @@ class Daemon:
                 stdout=log,
                 stderr=log,
                 env=dict(environment),
-                cwd=cwd,
+                cwd=self._pid_file.parent,
                 check=True,
             )
         deadline = time.monotonic() + 10.0
@@ -117,48 +78,37 @@ class Daemon:
                 raise OSError(f'{command[0]} did not start; {self.log} may say why')
             time.sleep(GLANCE)
 
-    def send(self, number: int) -> list[int]:
-        """Send a signal to it and to all OS processes below it; returns their pids."""
-        pid = self.pid
-        if pid is None:
-            return []
-        reached = [pid, *descendants(pid)]
-        for each in reached:
-            _send(each, number)
-        return reached
+    def family(self) -> list[OsProcess]:
+        """Its OS process, and those below it that run the same program."""
+        process = self.process
+        return [] if process is None else process.family()
+
+    def send(self, number: int) -> None:
+        """Send its family a signal."""
+        for each in self.family():
+            each.send(number)
 
     def stop(self, *, number: int = signal.SIGTERM, patience: float = 20.0) -> None:
         """Ask it to end with a signal, and end it after ``patience`` seconds; forget it then."""
-        pid = self.pid
-        if pid is not None:
-            _send(pid, number)
-            if not self._ends_within(patience):
-                self.kill()
+        process = self.process
+        if process is not None:
+            process.send(number)
+            deadline = time.monotonic() + patience
+            while process.is_running and time.monotonic() < deadline:
+                time.sleep(GLANCE)
+            self.kill()
         self._pid_file.unlink(missing_ok=True)
 
     def kill(self) -> None:
-        """End it, and what is below it, at once; it stays on record as one that has died."""
-        killed = self.send(signal.SIGKILL)
-        self._ends_within(20.0)
-        for each in killed:
-            while (stat := _stat(each)) is not None and stat[2] not in 'ZX':
-                time.sleep(GLANCE)
+        """End its family with SIGKILL; it stays on record as one that has died."""
+        kill(self.family())
 
-    def _ends_within(self, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        while self.pid is not None:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(GLANCE)
-        return True
-
-
-def _send(pid: int, number: int) -> None:
-    """Send a signal to an OS process, which may just have ended."""
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass
+    def end_of_log(self, lines: int = 5) -> str:
+        """The last lines of its log, on one."""
+        if not self.log.exists():
+            return f'{self.log} is not there'
+        last = self.log.read_text(errors='replace').splitlines()[-lines:]
+        return f'the end of {self.log}: {" / ".join(last) or "(it is empty)"}'
 
 
 def as_user(user: str, command: Sequence[str | Path]) -> list[str | Path]:

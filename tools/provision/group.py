@@ -13,9 +13,11 @@ from typing import Any, TypeVar
 from .postgres import Postgres
 from .rabbitmq import RabbitMQ
 from .service import Service
+from .slurm import Slurm
+from .sshd import Sshd
 
 #: Every service there is, in the order in which they start.
-KINDS: tuple[type[Service], ...] = (Postgres, RabbitMQ)
+KINDS: tuple[type[Service], ...] = (Postgres, RabbitMQ, Slurm, Sshd)
 
 
 _Kind = TypeVar('_Kind', bound=Service)
@@ -31,6 +33,10 @@ class Group:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         self._services = {kind.name: kind(self.folder / kind.name) for kind in KINDS}
+        # who logs in finds the scheduler of the same folder, as on the front end of a cluster
+        slurm = Slurm(self.folder / Slurm.name)
+        sshd = Sshd(self.folder / Sshd.name, shell_environment=slurm.environment())
+        self._services |= {slurm.name: slurm, sshd.name: sshd}
 
     @property
     def services(self) -> Sequence[Service]:
@@ -57,13 +63,14 @@ class Group:
         """Stop a service, the crashed too; returns whether there was anything to stop.
 
         :param remove: its data as well.
+        :raises ServiceError: it is stopped, but what it has set going may not be.
         """
         service = self._services[name]
         if not self.folder.exists():
             return False
         with self._alone():
             was_there = service.state != 'down'
-            service.stop()
+            service.end()
             service.forget_ports()
             if remove:
                 service.remove()
@@ -84,7 +91,7 @@ class Group:
             name, owner, _ = folder.name.rsplit('-', 2)
             if name in kinds and not Path('/proc', owner).exists():
                 orphan = kinds[name](folder)
-                orphan.stop()
+                orphan.end()
                 orphan.remove()
                 ended.append(folder.name)
         return ended

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from .daemons import GLANCE, as_user, working_in
+from .daemons import as_user
+from .processes import GLANCE, working_in
 from .service import Service, ServiceError, is_root
 
 _BIN = '/usr/lib/postgresql/*/bin'
@@ -149,7 +150,7 @@ class Postgres(Service):
         command: list[str | Path] = [self._program('postgres'), '-D', self._data.resolve()]
         for name, value in settings.items():
             command += ['-c', f'{name}={value}']
-        self.daemons[0].start(command, environment=self._environment(), user=self._user, cwd=Path('/'))
+        self.daemons[0].start(command, environment=self._environment(), user=self._user)
 
     def _remove_lock_of_the_dead(self) -> None:
         """Remove the lock file of a killed server, once all its processes have left the data.

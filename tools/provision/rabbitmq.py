@@ -104,10 +104,10 @@ class RabbitMQ(Service):
 
     def _launch(self) -> None:
         mapper, broker = self.daemons
-        if mapper.pid is None:
+        if not mapper.is_running:
             mapper.start([self._program('epmd')], environment=self._erlang())
-        if broker.pid is None:
-            broker.start([self._program('rabbitmq-server')], environment=self._broker_environment(), cwd=self.folder)
+        if not broker.is_running:
+            broker.start([self._program('rabbitmq-server')], environment=self._broker_environment())
 
     def _broker_environment(self) -> dict[str, str]:
         return self._erlang(

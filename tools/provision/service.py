@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,8 @@ from types import TracebackType
 from typing import ClassVar, Literal, Self
 
 from . import packages, ports
-from .daemons import GLANCE, Daemon
+from .daemons import Daemon
+from .processes import GLANCE
 
 State = Literal['up', 'down', 'crashed', 'silent']
 
@@ -60,7 +62,7 @@ class Service:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        self.end()
         self.remove()
 
     # -- what each service says for itself ------------------------------------------------------------------------
@@ -91,7 +93,7 @@ class Service:
         """``up``, ``down``, ``crashed`` (started, and then gone without being stopped), or ``silent`` (no answer)."""
         if not any(daemon.is_recorded for daemon in self.daemons):
             return 'down'
-        if any(daemon.pid is None for daemon in self.daemons):
+        if not all(daemon.is_running for daemon in self.daemons):
             return 'crashed'
         return 'up' if self.answers() else 'silent'
 
@@ -107,7 +109,13 @@ class Service:
     @property
     def pids(self) -> dict[str, int]:
         """Its daemons that run, and their pids."""
-        return {daemon.name: daemon.pid for daemon in self.daemons if daemon.pid is not None}
+        running = {daemon.name: daemon.process for daemon in self.daemons}
+        return {name: process.pid for name, process in running.items() if process is not None}
+
+    @property
+    def user(self) -> str:
+        """The user who calls, and whom most services run as."""
+        return pwd.getpwuid(os.geteuid()).pw_name
 
     def install(self) -> None:
         """Install its Debian packages when programs are missing.
@@ -144,8 +152,9 @@ class Service:
             self._ports_file.write_text(json.dumps(dict(zip(self.port_names, chosen, strict=True))))
         if not self.pids:
             self._require_ports()
-        self._prepare()
-        self._launch()
+        if not all(daemon.is_running for daemon in self.daemons):
+            self._prepare()
+            self._launch()
         self._wait_until_it_answers()
         self._settle()
 
@@ -154,8 +163,12 @@ class Service:
         for daemon in reversed(self.daemons):
             daemon.stop(number=self.stop_signal)
 
+    def end(self) -> None:
+        """Stop it for good, and what it has set going."""
+        self.stop()
+
     def kill(self) -> None:
-        """End its main daemon, and what is below it, with SIGKILL; `start` brings it back on the same ports."""
+        """End its main daemon, with its sessions, by SIGKILL; `start` brings it back on the same ports."""
         self.daemons[-1].kill()
 
     def restart(self) -> None:
@@ -164,7 +177,7 @@ class Service:
         self.start()
 
     def send(self, number: int) -> None:
-        """Send its main daemon, and what is below it, a signal: SIGSTOP makes it silent, SIGCONT ends that."""
+        """Send its main daemon, with its sessions, a signal: SIGSTOP makes it silent, SIGCONT ends that."""
         self.daemons[-1].send(number)
 
     def forget_ports(self) -> None:
@@ -204,16 +217,18 @@ class Service:
         :param given: what it reads.
         :raises ServiceError: it failed; its own words are in the message.
         """
-        done = subprocess.run(
-            command,
-            env=dict(environment or self._environment()),
-            # `None` would leave the caller's own standard input to it
-            input=given or '',
-            capture_output=True,
-            text=True,
-            timeout=self.patience,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                command,
+                env=dict(environment or self._environment()),
+                input=given or '',
+                capture_output=True,
+                text=True,
+                timeout=self.patience,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise ServiceError(f'{Path(command[0]).name} did not end within {self.patience:g} s') from None
         if done.returncode != 0:
             said = ' '.join((done.stderr or done.stdout).split())
             raise ServiceError(f'{Path(command[0]).name} ended with {done.returncode}: {said}')
@@ -229,20 +244,14 @@ class Service:
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + self.patience
         while True:
-            dead = [daemon for daemon in self.daemons if daemon.pid is None]
-            if not dead and self.answers():
+            dead = [daemon for daemon in self.daemons if not daemon.is_running]
+            if dead:
+                raise ServiceError(f'{dead[0].name} ended; {dead[0].end_of_log()}')
+            if self.answers():
                 return
-            if dead or time.monotonic() > deadline:
-                what = f'{dead[0].name} ended' if dead else f'no answer within {self.patience:g} s'
-                daemon = dead[0] if dead else self.daemons[-1]
-                raise ServiceError(f'{what}; the end of {daemon.log}: {_end_of(daemon.log)}')
+            if time.monotonic() > deadline:
+                raise ServiceError(f'no answer within {self.patience:g} s; {self.daemons[-1].end_of_log()}')
             time.sleep(GLANCE)
-
-
-def _end_of(log: Path, lines: int = 5) -> str:
-    if not log.exists():
-        return '(nothing)'
-    return ' / '.join(log.read_text(errors='replace').splitlines()[-lines:]) or '(nothing)'
 
 
 def is_root() -> bool:
