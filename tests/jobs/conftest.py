@@ -15,6 +15,7 @@ import pytest
 
 from treadle.engine import Computer, Engine
 from treadle.engine.desk.timing import Timing
+from treadle.engine.jobs.schedulers import Reply, scheduler_of
 
 VICTIM = Path(__file__).with_name('victim.py')
 
@@ -30,6 +31,7 @@ class Place:
 
     folder: Path
     computer: Computer
+    slurm: Any = None
 
     @property
     def store(self) -> str:
@@ -52,13 +54,31 @@ class Place:
         """The folders of attempts."""
         return sorted(Path(self.computer.work_directory).glob('*/*/*-*'))
 
-    def started(self) -> int:
-        """How many jobs the scheduler has started."""
+    def submitted(self) -> int:
+        """How many jobs there were: by the scheduler's own records, where there is one."""
+        if self.slurm is not None:
+            work = f'{self.computer.work_directory}/'
+            ended = {job['JobId'] for job in self.slurm.finished_jobs() if job.get('WorkDir', '').startswith(work)}
+            queue = self.slurm.run('squeue', '--noheader', '--format=%i %Z').splitlines()
+            return len(ended | {line.split()[0] for line in queue if line.split()[1].startswith(work)})
         return len([link for attempt in self.attempts() if _is_job(link := attempt / '.treadle' / 'started')])
 
     def engine(self, **kwargs: Any) -> Engine:
         """An engine that runs everything, hastily."""
         return Engine(self.store, claims='all', timing=HASTY, **kwargs)
+
+    def running(self) -> list[str]:
+        """The names of the jobs that wait or run."""
+        work = f'{self.computer.work_directory}/'
+        if self.slurm is not None:
+            queue = self.slurm.run('squeue', '--noheader', '--format=%j %Z').splitlines()
+            return [line.split()[0] for line in queue if line.split()[1].startswith(work)]
+        direct = scheduler_of('direct')
+        ran = subprocess.run(direct.list_argv([]), capture_output=True, text=True, timeout=30)
+        listing = direct.read_listing(Reply(ran.returncode, ran.stdout, ran.stderr))
+        numbers = {attempt.parts[-3] for attempt in self.attempts()}
+        jobs = [entry for entry in listing.by_name.values() if entry.phase == 'running']
+        return [entry.name for entry in jobs if entry.name.split('-')[1] in numbers]
 
     def start_victim(self, act: str, point: str, hit: int = 1, **more: Any) -> subprocess.Popen[str]:
         """Start an engine in an OS process of its own, which submits a job and comes to grief."""
@@ -87,9 +107,31 @@ def _is_job(link: Path) -> bool:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def direct_place(tmp_path: Path) -> Place:
     """A place for jobs as processes of this machine."""
     return Place(tmp_path, Computer('here', work_directory=str(tmp_path / 'work'), poll_interval=0.1))
+
+
+@pytest.fixture
+def slurm_place(tmp_path: Path, sshd: Any, slurm: Any) -> Place:
+    """A place for jobs of Slurm, reached by ssh."""
+    computer = Computer(
+        'cluster',
+        transport='ssh',
+        hostname='treadle',
+        ssh_config=str(sshd.config_file),
+        work_directory=str(tmp_path / 'work'),
+        scheduler='slurm',
+        poll_interval=0.3,
+    )
+    return Place(tmp_path, computer, slurm)
+
+
+@pytest.fixture(params=['direct', 'slurm'])
+def place(request: pytest.FixtureRequest) -> Place:
+    """Each of the two."""
+    found: Place = request.getfixturevalue(f'{request.param}_place')
+    return found
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def test_kill_at(place: Any, point: FaultPoint) -> None:
         node = engine.wait(pid, timeout=40)
         assert node.is_finished_ok, node.exit_message
         assert node.outputs.files.result.read_text() == 'done\n'
-    assert place.runs() == place.started() == 1
+    assert place.runs() == place.submitted() == 1
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_kill_around_the_commits_of_a_job(place: Any, point: str, hit: int) -> N
     pid = place.kill_at(point, hit)
     with place.engine() as engine:
         assert engine.wait(pid, timeout=40).is_finished_ok
-    assert place.runs() == 1
+    assert place.runs() == place.submitted() == 1
 
 
 @pytest.mark.parametrize('point', ['job.uploaded', 'job.submitting', 'job.accepted'])
@@ -54,7 +54,7 @@ def test_a_stopped_engine_wakes_up_too_late(place: Any, point: str, wait_until: 
     finally:
         victim.kill()
         victim.communicate()
-    assert place.runs() == place.started() == 1
+    assert place.runs() == place.submitted() == 1
 
 
 @pytest.mark.parametrize('point', ON_THE_WAY, ids=str)
@@ -71,18 +71,7 @@ def test_killed_and_the_engine_dies_too(place: Any, point: FaultPoint, wait_unti
             reader = engine.core.source.reader
             wait_until(lambda: reader.job(pid) is None or reader.job(pid).state in ('gone', 'retrieved'))
             assert engine.load(pid).is_killed
-    assert _jobs_left() == []
-
-
-def _jobs_left() -> list[str]:
-    import subprocess
-
-    from treadle.engine.jobs.schedulers import Reply, scheduler_of
-
-    direct = scheduler_of('direct')
-    ran = subprocess.run(direct.list_argv([]), capture_output=True, text=True, timeout=30)
-    listing = direct.read_listing(Reply(ran.returncode, ran.stdout, ran.stderr))
-    return [name for name, entry in listing.by_name.items() if entry.phase == 'running']
+    assert place.running() == []
 
 
 def _state_of(os_pid: int) -> str:
