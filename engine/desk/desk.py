@@ -174,7 +174,7 @@ class Desk:
                 return _defined(transaction, self.name), store_number(transaction)
 
             computer, number = await wait_on_loop(self._parts.store.call(read))
-            site = Site(computer, self._borrow(computer))
+            site = Site(computer, self._borrow(computer), patience=self._timing.command)
             self._errands = Errands(parts=self._parts, site=site, store_number=number, timing=self._timing)
         return self._errands
 

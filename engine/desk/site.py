@@ -25,8 +25,6 @@ __all__ = ['Borrow', 'Site', 'stage']
 #: Gives a transport to the computer for a while.
 Borrow: TypeAlias = Callable[[], AbstractAsyncContextManager[AsyncTransport]]
 
-#: Seconds that a command of ours, and one of the scheduler's, may take.
-PATIENCE, SCHEDULER_PATIENCE = 120.0, 180.0
 #: So many folders are looked into by one command.
 LOOK_AT_ONCE = 500
 
@@ -49,12 +47,14 @@ class Site:
 
     :param computer: its definition.
     :param borrow: gives a transport.
+    :param patience: seconds that a command may take.
     """
 
-    def __init__(self, computer: Computer, borrow: Borrow) -> None:
+    def __init__(self, computer: Computer, borrow: Borrow, *, patience: float) -> None:
         self.computer = computer
         self.scheduler: Scheduler = scheduler_of(computer.scheduler)
         self._borrow = borrow
+        self._patience = patience
         self._base: str | None = None
 
     async def base(self) -> str:
@@ -89,7 +89,7 @@ class Site:
         text = self.scheduler.submit_text(
             scripts.JOB_SCRIPT, name, request.resources, shebang=request.shebang
         )
-        result = await self._run(scripts.submit_argv(folder, text), timeout=SCHEDULER_PATIENCE)
+        result = await self._run(scripts.submit_argv(folder, text))
         return self._looked(result)[folder]
 
     async def look(
@@ -162,22 +162,16 @@ class Site:
         return tuple(missing)
 
     async def _ask(self, argv: Sequence[str]) -> Reply:
-        result = await self._run(argv, timeout=SCHEDULER_PATIENCE)
+        result = await self._run(argv)
         if result.truncated:
             raise SchedulerReplyError(f'{self.computer.name}: the reply of {shlex.join(argv)[:80]} is too long')
         return Reply(
             result.exit_code, result.stdout.decode(errors='replace'), result.stderr.decode(errors='replace')
         )
 
-    async def _run(
-        self,
-        argv: Sequence[str],
-        *,
-        stdin: bytes = b'',
-        timeout: float = PATIENCE,  # noqa: ASYNC109 - of the command
-    ) -> CommandResult:
+    async def _run(self, argv: Sequence[str], *, stdin: bytes = b'') -> CommandResult:
         async with self._borrow() as transport:
-            return await transport.run(argv, stdin=stdin, timeout=timeout)
+            return await transport.run(argv, stdin=stdin, timeout=self._patience)
 
 
 def stage(request: JobRequest, script: str, target: Path) -> None:

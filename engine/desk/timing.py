@@ -19,6 +19,7 @@ class Timing:
     :ivar retry_most: and at most.
     :ivar probe_first: the pause before a computer that could not be reached is asked again, at first; it doubles.
     :ivar probe_most: and at most.
+    :ivar command: how long a command of ours or the scheduler's may take there.
     """
 
     certain_after: float = 60.0
@@ -28,3 +29,4 @@ class Timing:
     retry_most: float = 60.0
     probe_first: float = 2.0
     probe_most: float = 60.0
+    command: float = 180.0
