@@ -129,7 +129,7 @@ class Dialogue:
 
     def result(self) -> CommandResult:
         """How it has ended."""
-        code = self._process.returncode
+        code = self._process.wait()
         stdout, stderr = (bytes(each) for each in self._outputs.values())
         return CommandResult(
             exit_code=code if code >= 0 else 128 - code,

@@ -246,7 +246,11 @@ class LocalTransport:
             except OSError as error:
                 if isinstance(error, TransportError) or error.errno is None:
                     raise
-                raise type(error)(error.errno, error.strerror, self._named(path)) from error
+                raise type(error)(
+                    error.errno,
+                    error.strerror,
+                    self._named(os.fsdecode(error.filename2 or error.filename or path)),
+                ) from error
 
     def _too_large(self, path: str, size: int, limit: int) -> FileTooLarge:
         return FileTooLarge(f'{self._named(path)} has {size} bytes, and not more than {limit} are wanted')

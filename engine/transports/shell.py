@@ -8,12 +8,13 @@ what comes before a marker that it prints is not the command's.
 from __future__ import annotations
 
 import base64
+import math
 import os
 import secrets
 import shlex
 from collections.abc import Sequence
 
-__all__ = ['MAX_NOISE', 'Framed', 'in_login_shell', 'new_marker', 'operand', 'script_of', 'words']
+__all__ = ['MAX_NOISE', 'Framed', 'in_login_shell', 'new_marker', 'operand', 'script_of', 'within', 'words']
 
 #: Bytes that a login shell may print before the command begins.
 MAX_NOISE = 1024 * 1024
@@ -42,6 +43,16 @@ def words(argv: Sequence[str | bytes]) -> str:
     if any('\0' in each for each in arguments):
         raise ValueError(f'an argument of {arguments[0]!r} holds a NUL byte, which no command can take')
     return shlex.join(arguments)
+
+
+def within(seconds: float, command: str) -> str:
+    """The command, told to end after so long by the computer itself, where it has the program for it.
+
+    sshd passes no signals on to the commands of root, and none at all if the connection breaks.
+    """
+    # Not every `timeout` takes a fraction.
+    limit = f'{seconds:.3f}' if seconds < 1 else str(math.ceil(seconds))
+    return f'if command -v timeout >/dev/null; then timeout -k 1 {limit} {command}; else {command}; fi'
 
 
 def script_of(command: str, *, cwd: str | None, marker: str) -> str:

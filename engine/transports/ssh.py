@@ -18,7 +18,7 @@ from .paths import checked_names, glob, kind_of, refuse_top, temporary_name
 from .safe_folder import SafeFolder
 from .sessions import Sessions
 from .sftp import Sftp
-from .shell import operand, words
+from .shell import operand, within, words
 from .ssh_channels import SshChannels, failure
 from .ssh_copies import fetch_file, fetch_tree, send_file, send_tree
 from .ssh_host import look_up
@@ -29,6 +29,10 @@ __all__ = ['SshTransport']
 
 #: Bytes up to which a file is copied by sftp, which needs no program to be started there.
 SMALL = 512 * 1024
+#: Seconds that a computer has, after a time-out, to end a command and say so.
+ENDING = 2.0
+#: What `timeout` answers when it has ended a command: with SIGTERM, and with SIGKILL.
+ENDED = (124, 137)
 #: Bytes of names that one command takes.
 MAX_NAMES = 50_000
 
@@ -89,7 +93,11 @@ class SshTransport:
         command_line = words(argv)
         if cwd is not None:
             operand(cwd)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        begun = time.monotonic()
+        deadline = None
+        if timeout is not None:
+            command_line = within(timeout, command_line)
+            deadline = begun + timeout + ENDING
         with self._channels.command(command_line, cwd=cwd, keep=max_output) as command:
             code = None
             if command.feed(stdin, deadline):
@@ -97,10 +105,14 @@ class SshTransport:
                 code = command.finish(deadline)
             if code is None:
                 command.tell_to_end()
+            if timeout is not None and (
+                code is None or (code in ENDED and time.monotonic() - begun >= timeout)
+            ):
                 raise CommandTimeout(
                     f'{self.computer}: {os.fsdecode(argv[0])!r} did not end within {timeout:g} s and was told to; '
                     f'it may have done its work'
                 )
+            assert code is not None  # without a deadline it is waited for
             return CommandResult(
                 exit_code=code, stdout=command.stdout, stderr=command.stderr, truncated=command.truncated
             )

@@ -8,7 +8,7 @@ import os
 import shlex
 import stat
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from ..errors import TransportUnusable
@@ -141,17 +141,23 @@ def _append_here(
         channels.command(f'LC_ALL=C {read} {_quoted(source)}', keep=KEEP) as command,
     ):
         command.end_input()
-        left = size - offset
-        for chunk in reporting(chunks(command, check), size, progress, offset):
-            # A file that grows is copied as it was at first.
-            file.write(chunk[:left])
-            left -= len(chunk[:left])
-            if not left:
-                return
+        # A file that grows is copied as it was at first.
+        for chunk in reporting(_first(size - offset, chunks(command, check)), size, progress, offset):
+            file.write(chunk)
+        if file.tell() == size:
+            return
         if command.finish() != 0:
             raise failure(_message(command.stderr), channels.name_of(source))
-    if left:
-        raise _changed(channels.name_of(source), size, size - left)
+        raise _changed(channels.name_of(source), size, file.tell())
+
+
+def _first(size: int, content: Iterable[bytes]) -> Iterator[bytes]:
+    """So many bytes of it, or fewer if it has no more."""
+    for chunk in content:
+        yield chunk[:size]
+        size -= len(chunk[:size])
+        if not size:
+            return
 
 
 def _tail(path: Path, end: int) -> bytes:

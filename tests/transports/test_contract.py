@@ -205,7 +205,7 @@ class TestSmallFiles:
         for call in (
             lambda: place.transport.read_bytes(nothing),
             lambda: place.transport.listdir(nothing),
-            lambda: place.transport.rename(nothing, place.path('b')),
+            lambda: place.transport.rename(nothing, place.path('nothing-b')),
             lambda: place.transport.get_file(nothing, tmp_path / 'here'),
             lambda: place.transport.get_tree(nothing, tmp_path / 'here'),
             lambda: place.transport.write_bytes(place.path('nothing/b'), b''),
