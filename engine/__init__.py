@@ -50,6 +50,7 @@ from .interruptable import InterruptableFuture, interruptable_task
 from .jobs.calcinfo import CalcInfo, CodeInfo, SubmissionFolder
 from .jobs.calcjob import CalcJob, RemoteFolder
 from .jobs.computer import Computer
+from .jobs.monitors import Monitor, RunningJob
 from .jobs.shelljob import ShellJob
 from .launcher import ProcessLauncher
 from .listeners import ProcessListener
@@ -97,6 +98,7 @@ __all__ = [
     'LeaseLost',
     'LocalCommunicator',
     'MessageNotSent',
+    'Monitor',
     'Process',
     'ProcessBuilder',
     'ProcessExcepted',
@@ -113,6 +115,7 @@ __all__ = [
     'RemoteFolder',
     'ReplayMismatch',
     'Runner',
+    'RunningJob',
     'ShellJob',
     'SpecError',
     'StepAborted',

@@ -33,7 +33,7 @@ from ..faults import FaultPoint
 from ..jobs.computer import Computer
 from ..jobs.options import LOCALHOST
 from ..jobs.protocol import JobState
-from ..jobs.schedulers import Listing, SchedulerReplyError
+from ..jobs.schedulers import Listing, Phase, SchedulerReplyError
 from ..states import TERMINAL_STATES
 from ..store.job_records import JobView
 from ..store.jobs import note_computer, note_job, select_computer, store_number, take_slots, views_of
@@ -191,7 +191,7 @@ class Desk:
         elif view.state == JobState.SUBMITTING:
             errand = errands.find_out(view)
         elif view.state == JobState.SUBMITTED:
-            errand = errands.cancel(view) if killed else None
+            errand = self._errand_of_submitted(errands, view, killed=killed, now=now)
         elif view.paused:
             return
         elif view.state == JobState.UPLOADING:
@@ -203,6 +203,17 @@ class Desk:
             self._tasks[view.pid] = task
             task.add_done_callback(lambda _: self._is_done(view.pid))
 
+    def _errand_of_submitted(
+        self, errands: Errands, view: JobView, *, killed: bool, now: float
+    ) -> Coroutine[Any, Any, Any] | None:
+        if killed:
+            return errands.cancel(view)
+        if view.outcome is not None:
+            return errands.end(view)
+        if view.monitored and view.phase == Phase.RUNNING and errands.watching.next_due(view.pid) <= now:
+            return errands.watch(view)
+        return None
+
     def _is_done(self, pid: int) -> None:
         self._tasks.pop(pid, None)
         self.ask()
@@ -211,6 +222,13 @@ class Desk:
         """Begin what concerns all jobs, if it is due; seconds until something else is."""
         due = [now + ROUND]
         due += [when for when, _ in self._pauses.values() if when > now]
+        if self._errands is not None:
+            watching = self._errands.watching
+            due += [
+                max(now + 0.01, watching.next_due(view.pid))
+                for view in views
+                if view.monitored and view.phase == Phase.RUNNING and view.pid not in self._tasks
+            ]
         if not self._is_reachable(now):
             if self._probe is None and now >= self._reachable_from:
                 self._probe = asyncio.create_task(self._ask_for_life(), name=f'probe of {self.name}')

@@ -39,6 +39,7 @@ from .beside import run_beside
 from .endings import is_active
 from .site import Site, stage
 from .timing import Timing
+from .watching import Watching
 
 if TYPE_CHECKING:
     from ..parts import EngineParts
@@ -60,6 +61,7 @@ class Errands:
     :param parts: of the engine.
     :param store_number: what tells this store from others.
     :ivar site: the computer.
+    :ivar watching: its monitors.
     """
 
     def __init__(self, *, parts: EngineParts, site: Site, store_number: int, timing: Timing) -> None:
@@ -67,6 +69,7 @@ class Errands:
         self._store_number = store_number
         self._timing = timing
         self.site = site
+        self.watching = Watching(parts)
         # Attempts that this desk has begun itself, so that nobody else can have brought anything into their folders.
         self._begun: set[JobFence] = set()
         # Since when nothing was found of a submission whose script is dead; how often a cancelled job was not seen.
@@ -79,6 +82,7 @@ class Errands:
             for fence in [fence for fence in notes if fence.pid == pid]:
                 del notes[fence]
         self._begun = {fence for fence in self._begun if fence.pid != pid}
+        self.watching.forget(pid)
 
     def began(self, fence: JobFence) -> None:
         """An attempt was begun here."""
@@ -213,6 +217,9 @@ class Errands:
 
     async def ended(self, view: JobView, outcome: Outcome) -> None:
         """It is known how it has ended."""
+        if view.outcome is not None:  # why it was to be ended is known already
+            wanted = msgspec.json.decode(view.outcome, type=Outcome)
+            outcome = msgspec.structs.replace(wanted, exit_code=outcome.exit_code)
         self._hit(FaultPoint.JOB_ENDED)
         if await self._move(fence_of(view), JobState.ENDED, outcome=_json(outcome)):
             self._hit(FaultPoint.JOB_END_COMMITTED)
@@ -237,6 +244,21 @@ class Errands:
         self._hit(FaultPoint.JOB_FETCHED)
         if await self._move(fence_of(view), JobState.RETRIEVED, retrieved=text, outcome=_json(outcome)):
             self._hit(FaultPoint.JOB_RETRIEVED)
+
+    async def watch(self, view: JobView) -> None:
+        """Let the monitors of a job look at it; one may want it to be ended, which is on record first."""
+        request = await self._request(view.pid)
+        outcome = await self.watching.look(self.site, view, list(request.monitors))
+        if outcome is not None:
+            await self._move(fence_of(view), JobState.SUBMITTED, outcome=_json(outcome))
+
+    async def end(self, view: JobView) -> bool:
+        """End a job of which it is on record that it is to be ended; the poll finds out when it has.
+
+        :returns: ``False``: it is told again until then.
+        """
+        await self.site.cancel(_there(view.job_id), self.name_of(view))
+        return False
 
     async def cancel(self, view: JobView) -> bool:
         """Cancel a job whose process has ended.

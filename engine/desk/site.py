@@ -57,6 +57,10 @@ class Site:
         self._patience = patience
         self._base: str | None = None
 
+    def transport(self) -> AbstractAsyncContextManager[AsyncTransport]:
+        """A transport, for a while."""
+        return self._borrow()
+
     async def base(self) -> str:
         """The absolute path of the work directory; asked once."""
         if self._base is None:

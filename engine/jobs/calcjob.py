@@ -26,6 +26,7 @@ from ..store.job_records import JobRecord
 from ..values import Folder
 from .calcinfo import CalcInfo, SubmissionFolder
 from .computer import Computer
+from .monitors import Monitor
 from .options import OPTIONS, declare_options, split_metadata
 from .protocol import JobState, Outcome, Verdict
 from .request import make_request
@@ -72,7 +73,7 @@ class CalcJob(Process):
         super().define(spec)
         declare_options(spec)
         spec.input_namespace(
-            'monitors', dynamic=True, required=False, help='functions that look at the job while it runs; see Monitor'
+            'monitors', dynamic=True, valid_type=Monitor, required=False, help='what looks at the job while it runs'
         )
         spec.output('remote_folder', valid_type=RemoteFolder, required=False, help='where the job has run')
         spec.output('retrieved', valid_type=Folder, required=False, help='the files that were retrieved')
@@ -160,7 +161,7 @@ class CalcJob(Process):
             # Here, while the files are there; a store that is away is waited for.
             encoded = visit.host.insist(visit, lambda: visit.host.codec.encode(request.to_data(), 'job'))
         self._stage = _PARSE
-        job = JobRecord(self.pid, computer.name, JobState.PREPARED, encoded)
+        job = JobRecord(self.pid, computer.name, JobState.PREPARED, encoded, monitored=1 if monitors else 0)
         return StepResult(Ending.AWAIT, next_step=_PARSE, job=job)
 
     def _conclude(self) -> StepResult | Awaitable[Any]:

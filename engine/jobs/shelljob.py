@@ -10,6 +10,7 @@ from ..spec import ProcessSpec
 from ..values import File, Folder
 from .calcinfo import CalcInfo, CodeInfo, SubmissionFolder
 from .calcjob import CalcJob
+from .protocol import Verdict
 
 __all__ = ['ShellJob']
 
@@ -86,9 +87,10 @@ class ShellJob(CalcJob):
             if path not in told and _as_name(path):
                 self.out(f'files.{_as_name(path)}', file)
         status = self.outcome.exit_code
-        if status is None:
-            return None  # it did not come to its end, of which the scheduler says more
-        self.out('exit_code', status)
+        if status is not None:
+            self.out('exit_code', status)
+        if self.outcome.verdict is not Verdict.ENDED:
+            return None  # why it was ended says more
         said = retrieved[STDERR].read_text(errors='replace')[-500:].strip() if STDERR in retrieved else ''
         if status in (126, 127):
             # The shell that did not find it has said so where the job's own errors go.

@@ -12,7 +12,8 @@ class JobRecord(msgspec.Struct, frozen=True, gc=False):
 
     The job of a process; there is one at most. ``state`` is a ``JobState``. ``owner`` is the engine that looks after
     it; a job whose owner has ended is anybody's. ``epoch`` is raised by each change of the owner, and fences all that
-    is written. ``request`` and ``retrieved`` are encoded values, ``outcome`` is JSON.
+    is written. ``monitored`` is 1 if something is to look at it while it runs. ``request`` and ``retrieved`` are
+    encoded values, ``outcome`` is JSON.
     """
 
     pid: int
@@ -28,6 +29,7 @@ class JobRecord(msgspec.Struct, frozen=True, gc=False):
     outcome: str | None = None
     retrieved: str | None = None
     note: str | None = None
+    monitored: int = 0
     changed_at: float = 0.0
 
 
@@ -48,6 +50,7 @@ class JobView(msgspec.Struct, frozen=True, gc=False):
     phase: str | None
     outcome: str | None
     note: str | None
+    monitored: int
     process_state: str
     paused: int
 

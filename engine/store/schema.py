@@ -233,6 +233,8 @@ job = Table(
     Column('retrieved', Text),
     # What stands in its way, for people.
     Column('note', Text),
+    # 1: something is to look at it while it runs.
+    Column('monitored', Integer, nullable=False, server_default=text('0')),
     Column('changed_at', _Real, nullable=False),
     _partial('job_live', 'computer', 'pid', where=LIVE_JOB),
 )

@@ -7,8 +7,9 @@
         engine.run(MyJob, options={'computer': Computer('cluster', scheduler='slurm')})
         assert len(scheduler.jobs()) == 1
 
-It speaks like Slurm (``sbatch``, ``squeue``, ``scontrol show job``, ``scancel``), as far as Treadle listens, and knows a
-job until it is told to forget it. While the block lasts, its commands are the first on the ``PATH`` of this OS process.
+It speaks like Slurm (``sbatch``, ``squeue``, ``scontrol show job``, ``scancel``), as far as Treadle listens, and knows
+a job until it is told to forget it. While the block lasts, its commands are the first on the ``PATH`` of this OS
+process.
 """
 
 from __future__ import annotations

@@ -44,6 +44,7 @@ def upgrade() -> None:
         sa.Column('outcome', sa.Text),
         sa.Column('retrieved', sa.Text),
         sa.Column('note', sa.Text),
+        sa.Column('monitored', sa.Integer, nullable=False, server_default=zero),
         sa.Column('changed_at', sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint('pid', name='pk_job'),
     )
