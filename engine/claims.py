@@ -107,6 +107,19 @@ class Claims:
         self._hearing.ask()
         self._others_wrote = True
 
+    def hinted(self, *, work: bool, changes: bool) -> None:
+        """Another engine has committed something; from any thread, never waiting.
+
+        :param work: it has left something to be run.
+        :param changes: processes have ended, or were killed or paused.
+        """
+        if changes:
+            self._hearing.ask()
+        if work:
+            self._others_wrote = True
+            if time.monotonic() >= self._search_may:
+                self.look()
+
     def watch(self) -> None:
         """Look soon which other engines are dead, and take up what they have left."""
         self._watching.ask()

@@ -20,8 +20,8 @@ from .aborts import Aborts
 from .audience import Audience
 from .calls import Calls
 from .claims import Claims
-from .communication import LocalCommunicator
-from .communication.publisher import Publisher
+from .communication import Communicator
+from .communication.messages import HINT_CHANGES, HINT_WORK
 from .config import Diagnostics
 from .desk.desks import Desks
 from .desk.timing import Timing
@@ -31,11 +31,12 @@ from .exit_code import ExitCode
 from .faults import Faults
 from .homes import Homes
 from .membership import Membership
+from .messaging import Broadcasts, Messaging
 from .node import ProcessNode, Source
 from .process_host import ProcessHost
 from .processes.attributes import AttributeDict, FrozenAttributes
 from .processes.visit import current_visit
-from .stopping import dismiss, is_over_by, wind_down
+from .stopping import CLOSING_MOST, dismiss, is_over_by, wind_down
 from .store.database import BUSY_PATIENCE
 from .store.location import StoreLocation
 from .store.notes import log_once
@@ -48,6 +49,7 @@ from .values import Codec, Reference
 from .worker import Worker
 
 if TYPE_CHECKING:
+    from .communication.address import BrokerAddress
     from .engine import Engine
 
 __all__ = ['Core']
@@ -72,6 +74,8 @@ class Core:
         *,
         name: str,
         location: StoreLocation,
+        broker: BrokerAddress | None,
+        broadcasts: Broadcasts,
         workers: int,
         steps: int,
         claims_all: bool,
@@ -105,9 +109,13 @@ class Core:
         self.steps = StepThreads(permits=steps)
         self.terminations = Terminations()
         self.audience = Audience()
-        self.communicator = LocalCommunicator(name)
-        self.audience.add(
-            Publisher(self.communicator).publish, name='broadcasts', wanted=lambda: self.communicator.is_heard
+        self.messaging = Messaging(
+            name=name,
+            broker=broker,
+            broadcasts=broadcasts,
+            audience=self.audience,
+            diagnostics=diagnostics,
+            on_hint=self._hinted,
         )
         self.homes = Homes()
         self.dispatcher = Dispatcher(
@@ -122,8 +130,9 @@ class Core:
 
     # -- starting ------------------------------------------------------------------------------------------
 
-    def start(self, timeout: float) -> None:
+    def start(self, timeout: float, *, needs_broker: bool = True) -> None:
         """Open the store and start the threads; the engine takes calls from :meth:`begin` on."""
+        deadline = time.monotonic() + timeout
         self.check_fork()
         with self._state_lock:
             if self.state != 'new':
@@ -134,6 +143,7 @@ class Core:
             try:
                 self._build()
                 self._group.start(timeout)
+                self._start_messaging(deadline, needs_broker)
             except BaseException:
                 self._logging.release()
                 raise
@@ -145,6 +155,13 @@ class Core:
                     f'the store {self.location} did not take a write within {timeout:g} s; end whatever holds a '
                     f'long transaction on it (an open database browser, a backup), and try again'
                 ) from error
+            raise
+
+    def _start_messaging(self, deadline: float, needs_broker: bool) -> None:
+        try:
+            self.messaging.start(self.location, deadline, needs_broker=needs_broker)
+        except BaseException:
+            self._group.stop(CLOSING_MOST)
             raise
 
     def begin(self) -> None:
@@ -161,6 +178,7 @@ class Core:
     def _build(self) -> None:
         statements = self.location.statements()
         self.database = self.location.make_database(name=f'treadle {self.name}', lease=self._lease_seconds)
+        self._objects = self.location.objects(patience=BUSY_PATIENCE)
         self.source = Source(self.location.open_reader(patience=BUSY_PATIENCE), self._make_codec())
         listener = StoreListener(self)
         self.store = StoreThread(
@@ -186,6 +204,7 @@ class Core:
         self.desks = Desks(parts=self, timing=self._timing)
         self.claims: Claims = Claims(parts=self, claims_all=self._claims_all)
         self.calls = Calls(parts=self, host=self.host)
+        self.messaging.take_over_replies(self, self.calls, self.audience)
         names = [f'treadle-worker-{number}' for number in range(1, self._worker_count + 1)]
         self._workers = [
             Worker(name, engine=self._engine, on_crash=self._worker_crashed, diagnostics=self._diagnostics)
@@ -193,7 +212,7 @@ class Core:
         ]
         threads = [worker.thread for worker in self._workers]
         threshold = self._diagnostics.watchdog
-        watchdogs = [Watchdog(threads, threshold=threshold)] if threshold else []
+        watchdogs = [Watchdog([*threads, *self.messaging.threads], threshold=threshold)] if threshold else []
         self._group: Group = Group(
             f'engine {self.name!r}',
             [self.store, self.membership, self.connections, self.steps, *threads, *watchdogs],
@@ -209,7 +228,7 @@ class Core:
 
     def _make_codec(self) -> Codec:
         return Codec(
-            objects=self.location.objects(patience=BUSY_PATIENCE),
+            objects=self._objects,
             references={
                 ProcessNode: Reference(
                     'node', lambda node: node.pid, lambda pid: ProcessNode(int(pid), self.source)
@@ -244,6 +263,7 @@ class Core:
             wind_down(self, self._group, deadline)
         finally:
             self.source.reader.close()
+            self._objects.close()
             self._logging.release()
             self._is_down()
 
@@ -325,6 +345,16 @@ class Core:
                 f'engine {self.name!r} has crashed; stop it, then create and start another'
             ) from self.crash
         return self.calls
+
+    @property
+    def communicator(self) -> Communicator:
+        """Carries the engine's messages."""
+        return self.messaging.communicator
+
+    def _hinted(self, letters: str) -> None:
+        """Another engine has committed something; on the communicator's loop."""
+        if self.state == 'running':
+            self.claims.hinted(work=HINT_WORK in letters, changes=HINT_CHANGES in letters)
 
     # -- what the parts ask of each other: see EngineParts ---------------------------------------------------
 

@@ -17,6 +17,7 @@ from typing import Any, Literal, Self, overload
 
 from ..threads import WrongThread, refuse_on_loop_thread, wait
 from .communication import Communicator
+from .communication.address import address_of
 from .config import Diagnostics, LogChoice, LogSettings
 from .control import ProcessControl
 from .core import Core
@@ -24,6 +25,7 @@ from .desk.timing import Timing
 from .faults import Faults, NoFaults
 from .launch import resolve
 from .listeners import Listeners, ProcessListener
+from .messaging import Broadcasts
 from .node import ProcessNode, ResultAndNode, ResultAndPid
 from .processes.visit import current_visit
 from .states import ProcessState
@@ -48,6 +50,11 @@ class Engine:
 
     :param store: URL of the store, ``sqlite:///path``; default ``TREADLE_STORE``, else a file in the user's data
         directory.
+    :param broker: URL of a RabbitMQ broker, ``amqp://user:password@host:5672/vhost``, or ``amqps://...`` for TLS, with
+        a virtual host of the store's own; default ``TREADLE_BROKER``, else no message leaves this OS process. It
+        carries hints and messages: the engine works without it, and hears later of others. See ``docs/broker.rst``.
+    :param broadcasts: which changes of state are broadcast: ``'all'``, ``'terminal'`` for the ends of processes, or
+        ``'none'``.
     :param workers: how many threads with a loop of their own drive processes.
     :param steps: how many synchronous steps may execute at once; default as for ``ThreadPoolExecutor``.
     :param claims: ``'own'`` runs what this engine submitted and what ended engines of the same script have left;
@@ -69,7 +76,7 @@ class Engine:
         watchdog; default ``TREADLE_WATCHDOG``, else 1.
     :param faults: for crash tests.
     :param timing: how patient it is with computers and their schedulers, for tests.
-    :raises ConfigurationError: ``logging``, ``asyncio_debug`` or ``watchdog`` makes no sense.
+    :raises ConfigurationError: ``broker``, ``logging``, ``asyncio_debug`` or ``watchdog`` makes no sense.
 
     Use it as a context manager, or call :meth:`start` and :meth:`stop`. An engine starts once.
     """
@@ -77,7 +84,9 @@ class Engine:
     def __init__(
         self,
         store: str | os.PathLike[str] | None = None,
+        broker: str | None = None,
         *,
+        broadcasts: Broadcasts = 'all',
         workers: int = 2,
         steps: int | None = None,
         claims: Literal['own', 'all'] = 'own',
@@ -95,6 +104,8 @@ class Engine:
             raise ValueError(f'workers must be at least 1, not {workers!r}')
         if claims not in ('own', 'all'):
             raise ValueError(f"claims must be 'own' or 'all', not {claims!r}")
+        if broadcasts not in ('all', 'terminal', 'none'):
+            raise ValueError(f"broadcasts must be 'all', 'terminal' or 'none', not {broadcasts!r}")
         if lease <= 0:
             raise ValueError(f'lease must be more than 0 seconds, not {lease!r}')
         if max_crashes < 1:
@@ -104,6 +115,8 @@ class Engine:
         self.core = Core(
             name=name,
             location=self.location,
+            broker=address_of(broker),
+            broadcasts=broadcasts,
             workers=workers,
             steps=min(32, (os.cpu_count() or 1) + 4) if steps is None else steps,
             claims_all=claims == 'all',
@@ -119,14 +132,16 @@ class Engine:
 
     # -- starting and stopping -----------------------------------------------------------------------------
 
-    def start(self, timeout: float = 30.0) -> Self:
-        """Open the store, start the threads, and take up what is to be run.
+    def start(self, timeout: float = 30.0, *, needs_broker: bool = True) -> Self:
+        """Open the store, connect to the broker if there is one, start the threads, and take up what is to be run.
 
         :param timeout: seconds for all of it.
+        :param needs_broker: ``False`` starts also when the broker is not there, and goes on trying until it is.
         :raises StoreError: the store cannot be used; says why and what to do.
+        :raises BrokerError: the broker cannot be reached, or does not let us in; says why and what to do.
         """
         core = self.core
-        core.start(timeout)
+        core.start(timeout, needs_broker=needs_broker)
         core.communicator.add_process_subscriber(ProcessControl(self))
         _started.add(self)
         core.begin()

@@ -37,6 +37,10 @@ class StoreUnavailable(StoreError):
     """The store cannot be opened or reached."""
 
 
+class StoreRefused(StoreUnavailable):
+    """A database server does not let us in: something has to be set right, and waiting does not help."""
+
+
 class StoreTooNew(StoreError):
     """The store was written by a newer Treadle than this one."""
 
@@ -95,6 +99,10 @@ class InvalidMessage(CommunicationError, ValueError):
 
 class TaskRejected(CommunicationError):
     """A subscriber does not do this task; raised by it, and told to the sender when all have raised it."""
+
+
+class TaskInvalid(TaskRejected):
+    """The task is wrong in itself: nobody could do it."""
 
 
 class RemoteException(CommunicationError):

@@ -6,18 +6,23 @@ import logging
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .communication.deliveries import AnsweredLater, TaskOrigin, task_origin
 from .communication.messages import ContinueTask, CreateTask, LaunchTask, decode_task
 from .errors import (
     InvalidMessage,
     KeyConflict,
     ProcessNotFound,
     SpecError,
+    TaskInvalid,
     TaskRejected,
     UnstorableValue,
     ValidationError,
 )
+from .launch import resolve
 from .processes.functions import process_class_of
 from .processes.identity import ClassMissing, find
+from .store.records import OwedReply
+from .store.tasks import owe_reply
 
 if TYPE_CHECKING:
     from .communication import Communicator
@@ -29,9 +34,9 @@ __all__ = ['ProcessLauncher']
 
 LOGGER = logging.getLogger(__name__)
 
-#: What is wrong with a task itself; trying again would not help.
+#: What is wrong with a task itself; another worker would do no better.
 _MISTAKES = (
-    ClassMissing, InvalidMessage, KeyConflict, ProcessNotFound, SpecError, TypeError, UnstorableValue, ValidationError,
+    InvalidMessage, KeyConflict, ProcessNotFound, SpecError, TypeError, UnstorableValue, ValidationError,
 )  # fmt: skip
 
 
@@ -49,12 +54,17 @@ class ProcessLauncher:
 
     It does the tasks ``launch``, ``create`` and ``continue`` of ``plumpy``, and answers with a future of the pid, or of
     the outputs where the sender wants to wait for them. Such a sender gets a ``RemoteException`` when the process
-    raised, was killed, or is left by an engine that stops. A task that is wrong in itself is rejected: unknown, with
-    arguments missing, for a class that cannot be imported, inputs that do not fit or a pid that there is not.
+    raised, or was killed. A task that is wrong in itself is rejected for good: unknown, with arguments missing, with
+    inputs that do not fit or a pid that there is not. One for a class that cannot be imported here, or for a process
+    that this engine does not run, is left to others, and rejected when they do not want it either.
 
     A process that was created is in the store, and runs like any other: ``continue`` makes sure that this engine can
-    run it, and waits. So nothing is lost when that message is. A task may be delivered twice; a ``key`` in the
-    ``metadata`` among the inputs makes the second delivery find the process of the first.
+    run it, and waits. So nothing is lost when that message is.
+
+    A task that came by a broker leads to one process however often it is delivered, known by its correlation id; it
+    may be acknowledged when the call returns, since all is in the store by then. The outputs are sent by whichever
+    engine has ended the process, also when this one is no more. Without a broker a ``key`` in the ``metadata`` among
+    the inputs makes a second task find the process of the first, and the sender hears if this engine stops.
 
     :param engine: a running engine.
     :param loader: finds the classes; by default they are imported by ``module:Name``.
@@ -64,30 +74,69 @@ class ProcessLauncher:
         self._engine = engine
         self._loader = loader
 
-    def __call__(self, communicator: Communicator, task: Any) -> Future[Any]:
+    def __call__(self, communicator: Communicator, task: Any) -> Any:
         """Do one task.
 
-        :raises TaskRejected: it cannot be done; says why.
+        :raises TaskInvalid: nobody can do it; says why.
+        :raises TaskRejected: this engine does not do it; says why.
         """
         try:
             match decode_task(task):
                 case LaunchTask() as launch:
-                    return self._answer(self._start(launch), launch.nowait)
+                    return self._start(launch, nowait=launch.nowait)
                 case CreateTask() as create:
-                    return self._answer(self._start(create), True)
+                    return self._start(create, nowait=True)
                 case ContinueTask() as goes_on:
-                    return self._answer(self._take_up(goes_on.pid), goes_on.nowait)
+                    return self._go_on(goes_on)
         except TaskRejected as error:
             LOGGER.warning('a task is rejected: %s', error)
             raise
-        except _MISTAKES as error:
+        except ClassMissing as error:
             LOGGER.warning('a task is rejected: %s', error)
             raise TaskRejected(str(error)) from error
+        except _MISTAKES as error:
+            LOGGER.warning('a task is rejected: %s', error)
+            raise TaskInvalid(str(error)) from error
 
-    def _start(self, task: LaunchTask | CreateTask) -> ProcessNode:
+    def _start(self, task: LaunchTask | CreateTask, *, nowait: bool) -> Any:
+        origin = task_origin()
+        if origin is None:
+            return self._answer(self._engine.submit(self._target(task), task.inputs), nowait)
+        pid = self._engine.core.source.reader.process_of_task(origin.correlation_id)
+        was_there = pid is not None
+        if pid is None:
+            starts = self._engine.core.take_call().starts
+            target, given = resolve(self._target(task), task.inputs, {})
+            pid, was_there = starts.submit_once(target, given, origin.correlation_id)
+        if was_there:
+            LOGGER.info('a task came again that has led to process %d', pid)
+        return self._answer_by_mark(origin, pid, nowait=nowait, is_new=not was_there or origin.is_redelivered)
+
+    def _target(self, task: LaunchTask | CreateTask) -> Any:
         target = self._find(task.process_class)
         process_class_of(target)
-        return self._engine.submit(target, task.inputs)
+        return target
+
+    def _go_on(self, task: ContinueTask) -> Any:
+        node, origin = self._take_up(task.pid), task_origin()
+        if origin is None or task.nowait:
+            return self._answer(node, task.nowait)
+        was_there = self._engine.core.source.reader.process_of_task(origin.correlation_id) is not None
+        return self._answer_by_mark(origin, node.pid, nowait=False, is_new=not was_there or origin.is_redelivered)
+
+    def _answer_by_mark(self, origin: TaskOrigin, pid: int, *, nowait: bool, is_new: bool) -> Any:
+        """What tells the sender, once, that the task was taken; the end is told by whoever commits it."""
+        if nowait or origin.reply_to is None:
+            return _done(pid) if is_new else pid
+        owed, core = OwedReply(origin.correlation_id, origin.reply_to, pid), self._engine.core
+
+        def put_on_record() -> Future[None]:
+            recorded = core.store.call(lambda transaction: owe_reply(transaction, owed))
+            # It may have ended before.
+            recorded.add_done_callback(lambda _: core.messaging.reply_if_ended(pid))
+            return recorded
+
+        return AnsweredLater(put_on_record, says_so=is_new)
 
     def _find(self, name: str) -> Any:
         try:
@@ -127,10 +176,9 @@ class ProcessLauncher:
         return any(each.id != core.membership.engine_id for each in core.source.reader.live_engines())
 
     def _answer(self, node: ProcessNode, nowait: bool) -> Future[Any]:
-        answer: Future[Any] = Future()
         if nowait:
-            answer.set_result(node.pid)
-            return answer
+            return _done(node.pid)
+        answer: Future[Any] = Future()
 
         def resolve(done: Future[ProcessNode]) -> None:
             try:
@@ -140,3 +188,9 @@ class ProcessLauncher:
 
         self._engine.future(node).add_done_callback(resolve)
         return answer
+
+
+def _done(result: Any) -> Future[Any]:
+    done: Future[Any] = Future()
+    done.set_result(result)
+    return done

@@ -202,7 +202,9 @@ class Membership:
         try:
             self._store.call(leave).result(timeout)
         except (StoreError, EngineStopped, TimeoutError) as error:
-            LOGGER.warning('engine %d could not say that it ends (%r); its lock file will', self.engine_id, error)
+            # A store thread that has ended before has said why.
+            level = logging.DEBUG if isinstance(error, EngineStopped) else logging.WARNING
+            LOGGER.log(level, 'engine %d could not say that it ends (%r); its lock file will', self.engine_id, error)
             if not running:
                 self._lock.abandon()
             return

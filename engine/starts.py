@@ -24,6 +24,7 @@ from .processes.visit import Host, Visit, visit_of
 from .store.notes import keep_code
 from .store.records import Lost, ProcessRecord
 from .store.store_thread import Failure
+from .store.tasks import create_once
 from .terminations import End
 from .units import creation, held, lost
 from .waits import Waits
@@ -133,6 +134,19 @@ class Starts:
         if recorded is None:
             recorded = self._create(visit, record)
         return ProcessNode(recorded.pid, self._parts.source, recorded)
+
+    def submit_once(self, target: Any, given: Mapping[str, Any], correlation_id: str) -> tuple[int, bool]:
+        """Commit the process that a task asks for, unless the task has led to one before.
+
+        :param correlation_id: what the task is known by.
+        :returns: the pid, and whether it was there for that task.
+        :raises StoreError: the store does not take it.
+        """
+        record = self.compose(target, given, None, -1, blocking=False)
+        unit = creation(record, None)
+        created = self._parts.store.call(lambda transaction: create_once(transaction, correlation_id, unit))
+        self._parts.faults.hit(FaultPoint.SUBMIT_POSTED)
+        return created.result()
 
     def start(self, target: Any, given: Mapping[str, Any]) -> tuple[ProcessNode, End]:
         """Post a new process that the calling thread is about to wait for, or attach to the one that is there.

@@ -20,7 +20,7 @@ from .processes.visit import Visit
 if TYPE_CHECKING:
     from .core import Core
 
-__all__ = ['dismiss', 'is_over_by', 'wind_down']
+__all__ = ['CLOSING_MOST', 'dismiss', 'is_over_by', 'wind_down']
 
 LOGGER = logging.getLogger(__name__)
 
@@ -98,6 +98,7 @@ def dismiss(core: Core, deadline: float) -> StopTimeout | None:
     """Let listeners and subscribers hear the last changes; what stands in the way, if they do not return."""
     core.terminations.close()  # they may wait for processes, and nobody will tell them of an end any more
     late = []
+    core.messaging.hint_work()  # others may take up what is left here
     for close in (core.audience.close, core.communicator.close):  # the one speaks through the other
         try:
             close(max(remaining(deadline), CLOSING_LEAST))

@@ -37,6 +37,7 @@ class StoreListener:
             core.dispatcher.dispatch(claims)
         if killed or pauses:
             core.desks.ask()
+        core.messaging.hint(changes, claims, pauses)
         core.audience.tell(changes, pauses)
 
     def paused(self, pauses: Mapping[int, bool]) -> None:
@@ -74,3 +75,4 @@ class StoreListener:
         if core.membership.is_to_watch():
             core.claims.watch()
         core.claims.look_if_due()
+        core.messaging.tick()

@@ -50,7 +50,7 @@ _NUMBERS = {
 }
 
 
-class _Name(click.ParamType):
+class _Name(click.ParamType[str]):
     """The name of a computer that the store knows."""
 
     name = 'computer'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from typing import Any, Final
@@ -22,7 +23,7 @@ from ..why import WORKER
 from .completion import TARGET
 from .display import as_data, describe_values, ending
 from .logging import log_options, logging_of_command
-from .options import json_option, store_option
+from .options import broker_option, json_option, patiently, store_option, wait_option
 from .output import clean, write_json
 from .targets import find_target, import_from_here, parse_inputs
 
@@ -31,6 +32,8 @@ __all__ = ['run', 'submit', 'worker']
 FAILED: Final = 1
 #: What is submitted from the command line belongs to no engine: a worker takes it.
 _NO_ENGINE: Final = 0
+#: What tells a worker to leave.
+_LEAVE: Final = (signal.SIGTERM, signal.SIGINT)
 #: Seconds between two looks whether the worker's engine is well.
 _LOOK: Final = 1.0
 
@@ -43,6 +46,7 @@ _words = click.argument('words', metavar='[KEY=VALUE]...', nargs=-1)
 @_words
 @json_option
 @log_options
+@broker_option
 @store_option
 @click.pass_context
 def run(
@@ -52,6 +56,7 @@ def run(
     as_json: bool,
     log_levels: dict[str, int],
     log_file: str | None,
+    broker: str | None,
     store: str | None,
 ) -> None:
     """Run a process class or function to its end, here, and print its outputs.
@@ -63,7 +68,7 @@ def run(
 
     inputs = parse_inputs(words)
     found = find_target(target)
-    with Engine(store, name='run', logging=logging_of_command(log_levels, log_file)) as engine:
+    with Engine(store, broker, name='run', logging=logging_of_command(log_levels, log_file)) as engine:
         calls, node = engine.core.take_call(), None
         try:
             # From here on a Ctrl-C finds the process, at whatever moment it comes: its steps may run before we look.
@@ -96,22 +101,24 @@ def run(
 @click.command(short_help='Put a process into the store, for a worker to run.')
 @_target
 @_words
+@wait_option
 @store_option
-def submit(target: str, words: tuple[str, ...], store: str | None) -> None:
+def submit(target: str, words: tuple[str, ...], wait: float | None, store: str | None) -> None:
     """Put a process into the store, for a worker to run, and print its pid.
 
     It is durable when the pid is printed. Values as for `treadle run`.
     """
     inputs = parse_inputs(words)
     found = find_target(target)
-    click.echo(_checked(lambda: _enqueue(locate(store), found, inputs)))
+    location = locate(store)
+    patiently(wait, location.ensure_schema)
+    click.echo(_checked(lambda: _enqueue(location, found, inputs)))
 
 
 def _enqueue(location: StoreLocation, target: Any, inputs: dict[str, Any]) -> int:
-    location.ensure_schema()
-    codec = Codec(objects=location.objects())
-    # The inputs are encoded, and files written, before the lock is taken.
-    record = compose(target, inputs, codec=codec, pid=0, origin=_NO_ENGINE)
+    with contextlib.closing(location.objects()) as objects:
+        # The inputs are encoded, and files written, before the lock is taken.
+        record = compose(target, inputs, codec=Codec(objects=objects), pid=0, origin=_NO_ENGINE)
     code = code_of(target)
     return write_once(location, lambda transaction: _insert(transaction, record, code))
 
@@ -131,42 +138,59 @@ def _insert(transaction: Transaction, record: ProcessRecord, code: dict[str, str
               help='Synchronous steps that may execute at once. Default: by the number of cores.')  # fmt: skip
 @click.option('--drain', metavar='SECONDS', type=click.FloatRange(min=0), default=60.0, show_default=True,
               help='How long steps that execute may take to end, once it is told to leave.')  # fmt: skip
+@wait_option
 @log_options
+@broker_option
 @store_option
 def worker(
     workers: int,
     steps: int | None,
     drain: float,
+    wait: float | None,
     log_levels: dict[str, int],
     log_file: str | None,
+    broker: str | None,
     store: str | None,
 ) -> None:
     """Run whatever is in the store and can be imported from here, until SIGTERM or Ctrl-C.
 
-    Then each step that executes comes to its checkpoint, and what is unfinished is left for others. A second signal
+    With a broker it also does the tasks that controllers send there. In the end each step that executes comes to its
+    checkpoint, and what is unfinished is left for others. A second signal
     ends it at once, which loses nothing but the work of the present steps.
     """
     from ..engine import Engine  # noqa: PLC0415  (the parts of an engine take long to import)
+    from ..launcher import ProcessLauncher  # noqa: PLC0415
 
     import_from_here()
     told = threading.Event()
 
     def leave(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        for each in _LEAVE:
+            signal.signal(each, signal.SIG_DFL)
         told.set()
 
-    engine = Engine(
-        store,
-        workers=workers,
-        steps=steps,
-        claims='all',
-        name=WORKER,
-        logging=logging_of_command(log_levels, log_file),
-    )
-    signal.signal(signal.SIGTERM, leave)
-    signal.signal(signal.SIGINT, leave)
-    engine.start()
+    def start() -> Engine:
+        engine = Engine(
+            store,
+            broker,
+            workers=workers,
+            steps=steps,
+            claims='all',
+            name=WORKER,
+            logging=logging_of_command(log_levels, log_file),
+        )
+        before = {number: signal.signal(number, leave) for number in _LEAVE}
+        try:
+            return engine.start(needs_broker=wait is None)
+        except BaseException:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            if told.is_set():
+                raise click.Abort from None
+            raise
+
+    engine = patiently(wait, start)
+    tasks = engine.communicator.add_task_subscriber(ProcessLauncher(engine))
     click.echo(f'treadle: engine {engine.core.membership.engine_id} works on {engine.location.url}', err=True)
     while not told.wait(_LOOK):
         if engine.core.dispatcher.is_closed:
@@ -175,6 +199,7 @@ def worker(
             if isinstance(crash, StoreRetired):
                 raise crash
             raise click.ClickException('the engine has failed; its log says why')
+    engine.communicator.remove_task_subscriber(tasks)
     engine.core.begin_no_step()
     click.echo(f'treadle: leaving; steps that execute have {drain:g} s to come to their checkpoint', err=True)
     engine.stop(drain)

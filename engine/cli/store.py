@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from ..store.location import locate
-from .options import store_option
+from .options import patiently, store_option, wait_option
 from .output import clean
 
 if TYPE_CHECKING:
@@ -42,17 +42,17 @@ def export_command(file: str, retire: bool, moved_to: str | None, store: str | N
     if moved_to is not None and not retire:
         raise click.UsageError('--to says where a store has moved to that is closed with --retire')
     destination = '' if moved_to is None else locate(moved_to).url
-    contents = locate(store).contents()
+    location = locate(store)
     closed = False
 
     def close() -> None:
         nonlocal closed
-        for each in moving.retire(contents, destination):
+        for each in moving.retire(location, destination):
             _tell_cut(each)
         closed = True
 
     try:
-        done = moving.export_store(contents, file, first=close if retire else None)
+        done = moving.export_store(location, file, first=close if retire else None)
     except BaseException:
         if closed:
             click.echo(
@@ -86,7 +86,7 @@ def import_command(file: str, copies: bool, store: str | None) -> None:
     from ..store import moving  # noqa: PLC0415
 
     location = locate(store)
-    done = moving.import_store(location.contents(), file, copies=copies)
+    done = moving.import_store(location, file, copies=copies)
     click.echo(f'{_sentence(done)} in {location.url}')
 
 
@@ -118,15 +118,16 @@ def reopen(yes: bool, store: str | None) -> None:
     if not yes:
         raise click.UsageError('what is unfinished would run twice if it is in another store by now; if not, add --yes')
     location = locate(store)
-    was_retired = moving.reopen(location.contents())
+    was_retired = moving.reopen(location)
     click.echo(f'{location.url} is in use again' if was_retired else f'{location.url} was not retired')
 
 
 @store.command(short_help='Bring a store of an older Treadle to the schema of this one.')
 @click.option('--check', is_flag=True, help='Only say whether there is something to do; exit code 1 if so.')
+@wait_option
 @store_option
 @click.pass_context
-def upgrade(context: click.Context, check: bool, store: str | None) -> None:
+def upgrade(context: click.Context, check: bool, wait: float | None, store: str | None) -> None:
     """Bring a store of an older Treadle to the schema of this one, in one transaction.
 
     Engines of the older Treadle have to be stopped only if they would not understand what comes out; it says so then.
@@ -135,6 +136,7 @@ def upgrade(context: click.Context, check: bool, store: str | None) -> None:
     from ..store import upgrading  # noqa: PLC0415
 
     location = locate(store)
+    plan = patiently(wait, lambda: upgrading.plan_upgrade(location))
     if not check:
         plan = upgrading.upgrade_store(location)
         click.echo(
@@ -143,7 +145,6 @@ def upgrade(context: click.Context, check: bool, store: str | None) -> None:
             else f'{location.url} is at revision {plan.revision} of the schema, which is ours'
         )
         return
-    plan = upgrading.plan_upgrade(location)
     if not plan.steps:
         click.echo(f'{location.url} is at revision {plan.revision} of the schema, which is ours')
         return

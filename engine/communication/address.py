@@ -6,15 +6,17 @@ Nothing here, and no error, ever shows the password.
 from __future__ import annotations
 
 import os
-import ssl
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
 from ..errors import ConfigurationError
 
-__all__ = ['BROKER_VARIABLE', 'BrokerAddress', 'address_of']
+if TYPE_CHECKING:
+    import ssl
+
+__all__ = ['BROKER_VARIABLE', 'BrokerAddress', 'address_of', 'has_password']
 
 #: The environment variable that names the broker where no argument does.
 BROKER_VARIABLE: Final = 'TREADLE_BROKER'
@@ -22,7 +24,7 @@ BROKER_VARIABLE: Final = 'TREADLE_BROKER'
 _FORM: Final = 'write amqp://user:password@host:5672/vhost, or amqps://... for TLS'
 _PORTS: Final = {'amqp': 5672, 'amqps': 5671}
 _FILES: Final = ('cafile', 'capath', 'certfile', 'keyfile')
-_OPTIONS: Final = (*_FILES, 'heartbeat', 'connection_timeout')
+_OPTIONS: Final = (*_FILES, 'password_file', 'heartbeat', 'connection_timeout')
 #: Seconds between signs of life, and seconds that connecting may take.
 HEARTBEAT: Final = 15
 CONNECTION_TIMEOUT: Final = 10.0
@@ -65,6 +67,8 @@ class BrokerAddress(msgspec.Struct, frozen=True, kw_only=True, repr_omit_default
         """
         if not self.is_secure:
             return None
+        import ssl  # noqa: PLC0415 - takes a while, and few want it
+
         try:
             context = ssl.create_default_context(cafile=self.cafile, capath=self.capath)
             if self.certfile is not None:
@@ -92,6 +96,16 @@ def address_of(broker: str | None, *, environment: bool = True) -> BrokerAddress
     return _parse(broker, source) if broker else None
 
 
+def has_password(url: str) -> bool:
+    """Whether a password stands in the URL itself, of a broker or of a store."""
+    try:
+        parts = urlsplit(url)
+        options = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+        return parts.password is not None or not {'password', 'sslpassword'}.isdisjoint(options)
+    except ValueError:
+        return '@' in url
+
+
 def _parse(url: str, source: str) -> BrokerAddress:
     # The URL is never repeated: wherever the mistake is, a password may be part of it.
     try:
@@ -112,7 +126,7 @@ def _parse(url: str, source: str) -> BrokerAddress:
         host=host,
         port=_PORTS[parts.scheme] if port is None else port,
         user=unquote(parts.username) if parts.username is not None else 'guest',
-        password=unquote(parts.password) if parts.password is not None else 'guest',
+        password=_password(parts.password, options.get('password_file'), source),
         virtual_host=unquote(parts.path[1:]) or '/',
         is_secure=parts.scheme == 'amqps',
         source=source,
@@ -120,6 +134,19 @@ def _parse(url: str, source: str) -> BrokerAddress:
         connection_timeout=_number(options, 'connection_timeout', CONNECTION_TIMEOUT, source),
         **{name: options.get(name) for name in _FILES},
     )
+
+
+def _password(quoted: str | None, path: str | None, source: str) -> str:
+    if path is None:
+        return 'guest' if quoted is None else unquote(quoted)
+    if quoted is not None:
+        raise ConfigurationError(f'{source} gives a password and a password_file; leave one out')
+    try:
+        with open(path, encoding='utf-8') as file:
+            return file.read().rstrip('\r\n')
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else 'it is no text'
+        raise ConfigurationError(f'{source}: the password_file {path} cannot be read: {reason}') from error
 
 
 def _options(query: str, source: str) -> dict[str, str]:

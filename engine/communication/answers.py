@@ -9,14 +9,16 @@ from typing import Any, Final
 
 from kiwipy.rmq import utils
 
-from ..errors import InvalidMessage, RemoteException, TaskRejected, UnroutableError
+from ..errors import InvalidMessage, RemoteException, TaskInvalid, TaskRejected, UnroutableError
 from .wire import decode, encode
 
 __all__ = ['Kind', 'failed', 'pending', 'read', 'result']
 
 #: Beside the text of an error, what Treadle's own senders raise it as; others leave it unread.
 _KIND: Final = 'treadle_kind'
-_KINDS: Final[Mapping[str, type[Exception]]] = {each.__name__: each for each in (TaskRejected, UnroutableError)}
+_KINDS: Final[Mapping[str, type[Exception]]] = {
+    each.__name__: each for each in (TaskInvalid, TaskRejected, UnroutableError)
+}
 
 
 class Kind(enum.Enum):

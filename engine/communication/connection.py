@@ -51,6 +51,11 @@ class Connection:
                 await self._amqp.close()
 
 
+class _Connection(aio_pika.Connection):
+    def __del__(self) -> None:
+        """Leave it alone: the collector, which may run on any thread, has no business on the loop."""
+
+
 async def connect(address: BrokerAddress, name: str) -> Connection:
     """Connect within the address's time.
 
@@ -58,12 +63,11 @@ async def connect(address: BrokerAddress, name: str) -> Connection:
     :raises BrokerUnavailable: it is not there, or does not answer.
     :raises BrokerRefused: it does not let us in.
     """
-    opened: list[aio_pika.Connection] = []
+    made: list[_Connection] = []
 
-    async def open_connection(**parameters: Any) -> aio_pika.Connection:
-        connection = await aio_pika.connect(**parameters)
-        opened.append(connection)  # type: ignore[arg-type]
-        return connection  # type: ignore[return-value]
+    def make(*arguments: Any, **options: Any) -> _Connection:
+        made.append(_Connection(*arguments, **options))
+        return made[-1]
 
     try:
         async with asyncio.timeout(address.connection_timeout):
@@ -79,31 +83,47 @@ async def connect(address: BrokerAddress, name: str) -> Connection:
                     'ssl_context': address.tls(),
                     'heartbeat': address.heartbeat,
                     'client_properties': {'connection_name': name},
+                    'connection_class': make,
                 },
-                connection_factory=open_connection,
+                connection_factory=aio_pika.connect,
                 encoder=encode,
                 decoder=decode,
             )
-    except (OSError, EOFError, RuntimeError, amqp.AMQPError) as error:
+    except Exception as error:
         # Not chained: what the libraries' errors hold may be shown by whoever prints the chain.
         raise _explained(error, address) from None
-    transport = opened[0].transport
+    transport = made[0].transport
     if transport is None:
         raise BrokerUnavailable(f'the broker {address} closed the connection at once')
     return Connection(kiwi, transport.connection)
 
 
+#: What a client of AMQP 0-9-1 says first, and with what the broker's answer to it begins.
+_GREETING, _METHOD_FRAME = b'AMQP\x00\x00\x09\x01', b'\x01'
+
+
+class _SpeaksNoAmqp(OSError):
+    pass
+
+
 async def _knock(address: BrokerAddress) -> None:
-    """See whether anybody is there: the library below logs each attempt that fails as an error."""
-    _, writer = await asyncio.open_connection(address.host, address.port)
-    writer.close()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
+    """See whether a broker is there: the library below logs each attempt that fails as an error."""
+    reader, writer = await asyncio.open_connection(address.host, address.port, ssl=address.tls())
+    try:
+        writer.write(_GREETING)
+        if await reader.read(1) != _METHOD_FRAME:
+            raise _SpeaksNoAmqp
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
 def _explained(error: BaseException, address: BrokerAddress) -> BrokerError:
     where = f'the broker {address} ({address.source})'
-    text = ' '.join(str(error).split())
+    # The broker's own words may be in the frame that it closed the connection with.
+    words = [getattr(each, 'reply_text', None) or str(each) for each in (*error.args, error.__cause__) if each]
+    text = ' '.join(' '.join(words).split())
     if isinstance(error, ssl.SSLError) or 'CERTIFICATE' in text.upper():
         return BrokerRefused(
             f'{where}: TLS fails: {getattr(error, "reason", None) or text}. The certificate must be for '
@@ -113,13 +133,13 @@ def _explained(error: BaseException, address: BrokerAddress) -> BrokerError:
         return BrokerUnavailable(
             f'{where} did not answer within {address.connection_timeout:g} s; is it well, and is nothing in between?'
         )
-    if isinstance(error, amqp.AuthenticationError):
+    if isinstance(error, (amqp.AuthenticationError, amqp.ProbableAuthenticationError)):
         return BrokerRefused(f'{where} refuses the user {address.user!r} or its password; set them right in the URL')
-    if isinstance(error, (amqp.IncompatibleProtocolError, EOFError)):
+    if isinstance(error, (_SpeaksNoAmqp, amqp.IncompatibleProtocolError, EOFError)):
         return BrokerRefused(
             f'{where} is there and does not speak AMQP; is the port right, and does it want TLS (amqps://)?'
         )
-    if isinstance(error, amqp.ConnectionClosed) and ('vhost' in text or 'NOT_ALLOWED' in text):
+    if 'vhost' in text or 'NOT_ALLOWED' in text:
         return BrokerRefused(
             f'{where} does not let {address.user!r} onto the virtual host {address.virtual_host!r}; it must exist '
             f'(rabbitmqctl add_vhost) and be granted (rabbitmqctl set_permissions)'

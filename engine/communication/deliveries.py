@@ -10,17 +10,16 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ..errors import RemoteException, TaskRejected, TreadleError
+from ..errors import RemoteException, TaskInvalid, TaskRejected, TreadleError
 from .communicator import final_answer
 
 __all__ = [
+    'AnsweredLater',
     'Broadcast',
     'Delivery',
     'Rpc',
     'TaskDelivery',
     'TaskOrigin',
-    'answered_later',
-    'is_answered_later',
     'task_origin',
 ]
 
@@ -32,10 +31,12 @@ class TaskOrigin(msgspec.Struct, frozen=True, gc=False):
 
     :ivar correlation_id: the sender's own mark, the same when the task is delivered again.
     :ivar reply_to: where the sender waits for answers, ``None`` if it does not.
+    :ivar is_redelivered: whether somebody may have dealt with it before, and been cut off.
     """
 
     correlation_id: str
     reply_to: str | None
+    is_redelivered: bool = False
 
 
 _origin: contextvars.ContextVar[TaskOrigin | None] = contextvars.ContextVar('treadle_task_origin', default=None)
@@ -46,18 +47,18 @@ def task_origin() -> TaskOrigin | None:
     return _origin.get()
 
 
-def answered_later() -> Future[Any]:
-    """What a task subscriber returns that has put on record where the answer goes: it comes another way."""
-    return _AnsweredLater()
+class AnsweredLater(Future[Any]):
+    """What a task subscriber returns whose answer comes another way, when it is there.
 
+    :ivar says_so: whether the sender is to be told that it was taken, and that the answer follows.
+    :ivar put_on_record: called when the sender has been told; has the answer sent from then on, by whoever has it. The
+        task is done with when the future that it returns has resolved.
+    """
 
-def is_answered_later(answer: Any) -> bool:
-    """Whether this is what :func:`answered_later` gives."""
-    return isinstance(answer, _AnsweredLater)
-
-
-class _AnsweredLater(Future[Any]):
-    pass
+    def __init__(self, put_on_record: Callable[[], Future[Any]], *, says_so: bool = True) -> None:
+        super().__init__()
+        self.put_on_record = put_on_record
+        self.says_so = says_so
 
 
 class Delivery(Protocol):
@@ -143,13 +144,15 @@ class TaskDelivery:
         token = _origin.set(self._origin)
         try:
             answer = call(self.body)
+        except TaskInvalid as error:
+            self._fail(error)
         except TaskRejected as error:
             self._reasons.append(str(error) or 'without a reason')
             return False
         except BaseException as error:
             self._fail(_as_seen_by_sender(error, 'a task'))
         else:
-            self.future.set_result(answer if is_answered_later(answer) else _answer(answer, 'a task'))
+            self.future.set_result(answer if isinstance(answer, AnsweredLater) else _answer(answer, 'a task'))
         finally:
             _origin.reset(token)
         return True

@@ -19,16 +19,13 @@ from aiormq.channel import Channel
 from ...threads import Bridge, Forked, LoopClosed
 from ..errors import UnroutableError
 from .lifeline import Lifeline
+from .messages import HINT_CHANGES, HINT_WORK
 from .session import HINT_EXCHANGE, Outgoing, Session, SessionLost
 
-__all__ = ['CHANGES', 'WORK', 'Hints']
+__all__ = ['Hints']
 
 LOGGER = logging.getLogger(__name__)
 
-#: Something is to be run that its writer has not taken itself.
-WORK: Final = 'w'
-#: Processes have ended, or were killed or paused.
-CHANGES: Final = 'c'
 #: Seconds between two hints of one engine.
 GAP: Final = 0.004
 
@@ -99,4 +96,4 @@ class Hints:
         if message.header.properties.correlation_id == self._identity or self._on_hint is None:
             return
         letters = message.body[:8].decode('ascii', 'replace')
-        self._on_hint(''.join(each for each in (WORK, CHANGES) if each in letters))
+        self._on_hint(''.join(each for each in (HINT_WORK, HINT_CHANGES) if each in letters))

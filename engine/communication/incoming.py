@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from concurrent.futures import CancelledError, Future
 from typing import Any, Final, Protocol, cast
 
@@ -19,9 +19,18 @@ from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
 from kiwipy.rmq import defaults
 
-from ..errors import CommunicatorClosed, EngineStopped, InvalidMessage, TaskRejected, TreadleError
+from ...threads import wait_on_loop
+from ..errors import (
+    CommunicatorClosed,
+    EngineStopped,
+    InvalidMessage,
+    StoreError,
+    TaskInvalid,
+    TaskRejected,
+    TreadleError,
+)
 from . import answers
-from .deliveries import TaskOrigin, is_answered_later
+from .deliveries import AnsweredLater, TaskOrigin
 from .local import LocalCommunicator, as_pid
 from .session import Outgoing
 from .wire import decode
@@ -43,6 +52,8 @@ _REJECTED_BY, _REASONS, _OFFERS = 'treadle-rejected-by', 'treadle-reasons', 'tre
 #: So often a rejected task is offered again; seconds before the first time, and at most.
 OFFERS: Final = 12
 OFFER_FIRST, OFFER_MOST = 0.05, 5.0
+#: Seconds after which a task goes back to the queue that came while the store was away.
+GIVE_BACK_AFTER: Final = 1.0
 
 
 class Link(Protocol):
@@ -137,18 +148,11 @@ class Incoming:
             self._reply(message, answers.result(result))
             return
         self._reply(message, answers.pending())
-        if not is_answered_later(result):
-            result.add_done_callback(lambda final: self._link.soon(self._answer, message, final))
+        result.add_done_callback(lambda final: self._link.soon(self._answer, message, final))
 
     def _reply(self, message: DeliveredMessage, body: bytes) -> None:
-        properties = message.header.properties
-        if properties.reply_to:
-            # By the exchange that knows every queue by its name.
-            self._link.reply(
-                Outgoing(
-                    exchange='', routing_key=properties.reply_to, body=body, correlation_id=properties.correlation_id
-                )
-            )
+        if message.header.properties.reply_to:
+            self._link.reply(_answer_to(message, body))
 
     # -- tasks ---------------------------------------------------------------------------------------------
 
@@ -164,7 +168,11 @@ class Incoming:
             return
         origin = None
         if properties.correlation_id:
-            origin = TaskOrigin(properties.correlation_id, None if no_reply else properties.reply_to or None)
+            origin = TaskOrigin(
+                properties.correlation_id,
+                None if no_reply else properties.reply_to or None,
+                is_redelivered=bool(cast(spec.Basic.Deliver, message.delivery).redelivered),
+            )
         try:
             answer = self._local.deliver_task(task, no_reply=no_reply, origin=origin)
         except CommunicatorClosed:
@@ -187,16 +195,44 @@ class Incoming:
         error = CancelledError() if done.cancelled() else done.exception()
         if done.cancelled() or isinstance(error, (CommunicatorClosed, EngineStopped)):
             _in_background(channel.basic_nack(_tag(message), requeue=True))
+        elif isinstance(error, TaskInvalid):
+            if not no_reply:
+                self._reply(message, answers.failed(error))
+            _in_background(channel.basic_reject(_tag(message), requeue=False))
+        elif error is not None and isinstance(error.__cause__, (StoreError, EngineStopped)):
+            # That is no verdict on the task. Unacknowledged meanwhile, it comes again at once if this OS process dies.
+            LOGGER.warning('a task goes back to the queue: %s', error)
+            self._keep(self._give_back_later(channel, message))
         elif isinstance(error, TaskRejected):
-            offering = asyncio.get_running_loop().create_task(
-                self._offer_to_others(channel, message, no_reply, error), name='a task is offered to others'
-            )
-            self._offering.add(offering)
-            offering.add_done_callback(self._offering.discard)
+            self._keep(self._offer_to_others(channel, message, no_reply, error))
+        elif error is None and isinstance(later := done.result(), AnsweredLater):
+            self._keep(self._leave_the_answer_to_others(channel, message, later))
         else:
             _in_background(channel.basic_ack(_tag(message)))
             if not no_reply:
                 self._answer(message, done)
+
+    def _keep(self, dealing: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(dealing, name='a task goes back to the broker')
+        self._offering.add(task)
+        task.add_done_callback(self._offering.discard)
+
+    async def _leave_the_answer_to_others(
+        self, channel: Channel, message: DeliveredMessage, later: AnsweredLater
+    ) -> None:
+        """Tell the sender that the answer follows; only then may anybody send it, and only then is the task done."""
+        try:
+            if later.says_so and message.header.properties.reply_to:
+                await self._link.send(_answer_to(message, answers.pending()))
+            await wait_on_loop(later.put_on_record())
+            await channel.basic_ack(_tag(message))
+        except Exception as error:  # it comes again, and is known by then
+            LOGGER.debug('a task goes back to the queue: %r', error)
+            await self._give_back_later(channel, message)
+
+    async def _give_back_later(self, channel: Channel, message: DeliveredMessage) -> None:
+        await asyncio.sleep(GIVE_BACK_AFTER)
+        _in_background(channel.basic_nack(_tag(message), requeue=True))
 
     async def _offer_to_others(
         self, channel: Channel, message: DeliveredMessage, no_reply: bool, error: TaskRejected
@@ -263,6 +299,14 @@ def _task_in(said: Any) -> tuple[Any, bool]:
     if not isinstance(said, (list, tuple)) or len(said) != 2 or not isinstance(said[1], bool):
         raise InvalidMessage('a task is sent as a pair: what is to be done, and whether no reply is wanted')
     return said[0], said[1]
+
+
+def _answer_to(message: DeliveredMessage, body: bytes) -> Outgoing:
+    properties = message.header.properties
+    # By the exchange that knows every queue by its name.
+    return Outgoing(
+        exchange='', routing_key=properties.reply_to or '', body=body, correlation_id=properties.correlation_id
+    )
 
 
 def _tag(message: DeliveredMessage) -> int:

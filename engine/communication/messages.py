@@ -16,6 +16,8 @@ from ..errors import InvalidMessage
 from ..states import ProcessState
 
 __all__ = [
+    'HINT_CHANGES',
+    'HINT_WORK',
     'ContinueTask',
     'CreateTask',
     'Intent',
@@ -63,6 +65,13 @@ def decode_subject(subject: Any) -> tuple[str, str]:
     if len(parts) != 3 or parts[0] != _STATE_CHANGED or parts[1] not in (*states, _NO_STATE) or parts[2] not in states:
         raise InvalidMessage(f'{subject!r} is no subject such as state_changed.running.finished')
     return '' if parts[1] == _NO_STATE else parts[1], parts[2]
+
+
+# -- hints between engines ---------------------------------------------------------------------------------
+
+#: The letters of a hint: something is to be run that its writer has not taken itself; and processes have ended, or were
+#: killed, paused or played.
+HINT_WORK, HINT_CHANGES = 'w', 'c'
 
 
 # -- intents, by RPC to a pid ----------------------------------------------------------------------------

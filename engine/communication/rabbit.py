@@ -36,6 +36,7 @@ from ...threads import (
     wait,
 )
 from ..errors import BrokerUnavailable, CommunicatorClosed, MessageNotSent, UnroutableError
+from . import answers
 from .address import BrokerAddress
 from .communicator import BroadcastSubscriber, ProcessSubscriber, RpcSubscriber, TaskSubscriber
 from .hints import Hints
@@ -69,8 +70,6 @@ class RabbitCommunicator:
 
     :param address: where the broker is.
     :param name: how errors and the log name it.
-    :param store: what identifies the store that the virtual host is for; another store's is refused. ``None`` leaves
-        that unchecked.
     :param on_hint: called on the loop with what other engines have committed, in letters (see :mod:`.hints`); must not
         block.
     :param debug: asyncio's debug mode on its loop.
@@ -83,7 +82,6 @@ class RabbitCommunicator:
         address: BrokerAddress,
         *,
         name: str = 'rabbit',
-        store: str | None = None,
         on_hint: Callable[[str], object] | None = None,
         debug: bool | None = None,
         slow_callback: float | None = None,
@@ -91,7 +89,9 @@ class RabbitCommunicator:
     ) -> None:
         self.name = name
         self.address = address
-        self._store = store
+        #: What identifies the store that the virtual host is for; if that is another's, the broker is of no use.
+        #: ``None`` leaves it unchecked.
+        self.store: str | None = None
         self._send_timeout = send_timeout
         self._identity = uuid.uuid4().hex
         self._answers_queue = f'treadle-answers-{self._identity}'
@@ -109,7 +109,7 @@ class RabbitCommunicator:
         self._sending: set[asyncio.Task[Any]] = set()
         self._publishing: asyncio.Task[None] | None = None
         self.thread = LoopThread(
-            'treadle-communicator', debug=debug, slow_callback=slow_callback, main=self._lifeline.run
+            'treadle-communicator', debug=debug, slow_callback=slow_callback, main=self._main
         )
 
     def __repr__(self) -> str:
@@ -117,21 +117,20 @@ class RabbitCommunicator:
 
     # -- starting and closing --------------------------------------------------------------------------------
 
-    def start(self, timeout: float | None = None, *, wait_for_broker: bool = True) -> None:
+    def start(self, timeout: float | None = None, *, is_needed: bool = True) -> None:
         """Connect.
 
         :param timeout: seconds; the address has a bound of its own for connecting.
-        :param wait_for_broker: ``False`` returns at once, and goes on trying until the broker is there.
+        :param is_needed: ``False`` returns at once, and goes on trying until the broker is there.
         :raises BrokerUnavailable: it is not there, or does not answer in time.
         :raises BrokerRefused: it does not let us in; says why.
         """
         self._fork_guard.check(f'communicator {self.name!r}')
-        self._lifeline.is_patient = not wait_for_broker
+        self._lifeline.is_patient = not is_needed
         try:
             self.thread.start(timeout)
             self.hints.bridge = self.thread.bridge
-            self._publishing_from_now_on()
-            if wait_for_broker:
+            if is_needed:
                 try:
                     wait(self._lifeline.connected, timeout, what='start()')
                 except TimeoutError:
@@ -148,11 +147,9 @@ class RabbitCommunicator:
         with self._lock:
             self._state = 'open'
 
-    def _publishing_from_now_on(self) -> None:
-        def begin() -> None:
-            self._publishing = asyncio.get_running_loop().create_task(self._outbox.run(), name='broadcasts')
-
-        self.thread.bridge.call(begin)
+    async def _main(self, thread: LoopThread) -> None:
+        self._publishing = asyncio.create_task(self._outbox.run(), name='broadcasts are published')
+        await self._lifeline.run(thread)
 
     def is_closed(self) -> bool:
         """Whether nothing more is taken."""
@@ -233,7 +230,7 @@ class RabbitCommunicator:
             self.address,
             self,
             answers=self._answers_queue,
-            store=self._store,
+            store=self.store,
             name=f'treadle {self.name}',
             hints=self.hints.are_heard,
         )
@@ -497,6 +494,26 @@ class RabbitCommunicator:
         )
         with self._open():
             return self._outbox.put(message)
+
+    # -- answers that others may have begun to give: see ReplySender -------------------------------------------
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker is there."""
+        return self._state == 'open' and self._lifeline.current is not None
+
+    def send_answer(self, reply_to: str, correlation_id: str, outcome: Future[Any]) -> Future[None]:
+        """Send how a task came out to whoever sent it; resolves when the broker has it.
+
+        :param outcome: is done.
+        """
+        error = outcome.exception()
+        body = answers.result(outcome.result()) if error is None else answers.failed(error)
+        message = Outgoing(
+            exchange='', routing_key=reply_to, body=body, correlation_id=correlation_id, persistent=True
+        )
+        with self._open():
+            return self.thread.bridge.submit(self._send_tracked, message)
 
     @contextmanager
     def _open(self) -> Iterator[None]:

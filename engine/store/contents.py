@@ -1,4 +1,4 @@
-"""A store as a whole, whatever database keeps it: what moving, retiring and upgrading ask of it."""
+"""The rows of a store as a whole, whatever database keeps them: what moving, retiring and upgrading ask of it."""
 
 from __future__ import annotations
 
@@ -8,41 +8,33 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import sqlalchemy as sa  # which takes long to import
 
-    from ..values import ObjectStore
-
 __all__ = ['Contents']
 
 
 class Contents(Protocol):
-    """Everything that one store holds.
-
-    :ivar name: for people; without a password.
-    :ivar objects: the large contents.
-    """
-
-    name: str
-    objects: ObjectStore
-
-    def prepare(self) -> None:
-        """Make the store where there is none."""
+    """All tables of one store."""
 
     def revision(self) -> str | None:
-        """The revision of its schema; ``None`` when the database is empty."""
+        """The revision of the schema; ``None`` when the database is empty.
 
-    def upgrade(self) -> None:
-        """Bring it to this Treadle's schema, in one transaction that has the database for itself."""
+        :raises StoreError: there is no store, or it cannot be reached.
+        """
 
     def snapshot(self, *, any_revision: bool = False) -> AbstractContextManager[sa.Connection]:
         """A connection in a transaction that sees one moment of the store, and holds nobody up.
 
         :param any_revision: also if the schema is not this Treadle's.
+        :raises StoreError: from the body as well: the database's errors are translated.
         """
 
     def alone(self) -> AbstractContextManager[sa.Connection]:
-        """A connection in a transaction before and after which all others write; committed at the end of the body."""
+        """A connection in a transaction before or after which all others write; committed at the end of the body.
+
+        :raises StoreError: from the body as well: the database's errors are translated.
+        """
 
     def last_number(self, connection: sa.Connection, table: sa.Table) -> int:
         """The last number that the database gave to a row of the table by itself."""
 
     def go_on_from(self, connection: sa.Connection, table: sa.Table, number: int) -> None:
-        """Have the database give higher numbers than this one."""
+        """Have the database give higher numbers than this one, and than those that are there."""

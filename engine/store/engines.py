@@ -18,10 +18,12 @@ def register_engine(transaction: Transaction, record: EngineRecord) -> int:
 
     :raises StoreRetired: the store was closed for good.
     """
-    transaction.refuse_if_retired()
     parameters = msgspec.structs.asdict(record)
     del parameters['id']
-    return int(transaction.row(transaction.sql.insert_engine, parameters)[0])
+    engine_id = int(transaction.row(transaction.sql.insert_engine, parameters)[0])
+    # The second, as whoever retires the store comes to the tables in this order.
+    transaction.refuse_if_retired()
+    return engine_id
 
 
 def is_member(transaction: Transaction) -> bool:

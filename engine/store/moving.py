@@ -24,8 +24,10 @@ import sqlalchemy as sa
 
 from ..errors import BadArchive, StoreError, StoreTooNew
 from ..states import TERMINAL_STATES
+from ..values import ObjectStore
 from .archive import Archive, ArchiveWriter, Row
 from .contents import Contents
+from .location import StoreLocation
 from .migrations import HEAD
 from .records import storable
 from .schema import STAYS, counter, engine, metadata, process, retirement
@@ -67,7 +69,9 @@ def _moving() -> list[sa.Table]:
 # -- out ---------------------------------------------------------------------------------------------------
 
 
-def export_store(store: Contents, path: str | PathLike[str], *, first: Callable[[], object] | None = None) -> Moved:
+def export_store(
+    location: StoreLocation, path: str | PathLike[str], *, first: Callable[[], object] | None = None
+) -> Moved:
     """Write what a store holds at one moment into an archive; engines may be at work.
 
     :param path: a file that is not there yet.
@@ -78,14 +82,15 @@ def export_store(store: Contents, path: str | PathLike[str], *, first: Callable[
     with ArchiveWriter(path, revision=HEAD) as archive:
         if first is not None:
             first()
-        with store.snapshot() as connection:
+        contents = location.contents()
+        with contextlib.closing(location.objects()) as objects, contents.snapshot() as connection:
             archive.retired = _is_retired(connection)
             unfinished = _count_unfinished(connection)
-            rows = {table.name: _write(store, connection, table, archive) for table in _moving()}
+            rows = {table.name: _write(contents, connection, table, archive) for table in _moving()}
             # After the rows, since what they name was durable before they were.
             sizes = []
-            for sha256 in sorted(store.objects.hashes()):
-                with contextlib.closing(store.objects.open(sha256)) as stream:
+            for sha256 in sorted(objects.hashes()):
+                with contextlib.closing(objects.open(sha256)) as stream:
                     sizes.append(archive.write_object(sha256, stream))
     return Moved(
         processes=rows[process.name],
@@ -96,8 +101,8 @@ def export_store(store: Contents, path: str | PathLike[str], *, first: Callable[
     )
 
 
-def _write(store: Contents, connection: sa.Connection, table: sa.Table, archive: ArchiveWriter) -> int:
-    number = 0 if table.autoincrement_column is None else store.last_number(connection, table)
+def _write(contents: Contents, connection: sa.Connection, table: sa.Table, archive: ArchiveWriter) -> int:
+    number = 0 if table.autoincrement_column is None else contents.last_number(connection, table)
     return archive.write_table(table.name, _read(connection, table), last_number=number)
 
 
@@ -119,7 +124,7 @@ def _count_unfinished(connection: sa.Connection) -> int:
 # -- in ----------------------------------------------------------------------------------------------------
 
 
-def import_store(store: Contents, path: str | PathLike[str], *, copies: bool = False) -> Moved:
+def import_store(location: StoreLocation, path: str | PathLike[str], *, copies: bool = False) -> Moved:
     """Fill a store, which holds nothing or is not there yet, with what an archive has: all of it or nothing.
 
     :param copies: take also what a store has that was not retired before, and whose processes may go on there as well.
@@ -129,15 +134,17 @@ def import_store(store: Contents, path: str | PathLike[str], *, copies: bool = F
     """
     with Archive(path) as archive:
         _check(archive, copies)
-        store.prepare()
-        with store.snapshot() as connection:
-            _refuse_what_is_filled(store, connection)
-        _copy_objects(store, archive)
-        with store.alone() as connection:
-            _refuse_what_is_filled(store, connection)
+        location.ensure_schema()
+        contents = location.contents()
+        with contents.snapshot() as connection:
+            _refuse_what_is_filled(location, connection)
+        with contextlib.closing(location.objects()) as objects:
+            _copy_objects(objects, archive)
+        with contents.alone() as connection:
+            _refuse_what_is_filled(location, connection)
             connection.execute(sa.delete(counter))
             for table in _moving():
-                _load(store, connection, table, archive)
+                _load(contents, connection, table, archive)
             unfinished = _take_from_engines(connection)
         manifest = archive.manifest
         return Moved(
@@ -171,33 +178,33 @@ def _check(archive: Archive, copies: bool) -> None:
         )
 
 
-def _refuse_what_is_filled(store: Contents, connection: sa.Connection) -> None:
+def _refuse_what_is_filled(location: StoreLocation, connection: sa.Connection) -> None:
     # First what says most. A counter has its rows from the beginning, and means nothing as long as there is no process.
     tables = dict.fromkeys((process, engine, *_moving(), retirement))
     for table in (each for each in tables if each is not counter):
         if connection.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first() is not None:
             raise StoreError(
-                f'the store {store.name} is not empty: it has rows in its table {table.name!r}. What is imported goes '
+                f'the store {location} is not empty: it has rows in its table {table.name!r}. What is imported goes '
                 f'into a store that nothing has ever used; name another one'
             )
 
 
-def _copy_objects(store: Contents, archive: Archive) -> None:
+def _copy_objects(objects: ObjectStore, archive: Archive) -> None:
     # Before the rows that name them. If that is all that comes to pass, they stand in nobody's way.
     for sha256, _ in archive.objects():
-        if not store.objects.has(sha256):
+        if not objects.has(sha256):
             with archive.open_object(sha256) as stream:
-                found = store.objects.put(stream)  # type: ignore[arg-type]
+                found = objects.put(stream)  # type: ignore[arg-type]
             if found != sha256:
                 raise BadArchive(f'{archive.path} is damaged: the content {sha256} has the hash {found}; copy it again')
 
 
-def _load(store: Contents, connection: sa.Connection, table: sa.Table, archive: Archive) -> None:
+def _load(contents: Contents, connection: sa.Connection, table: sa.Table, archive: Archive) -> None:
     rows = (_checked(table, row, archive) for row in archive.rows(table.name))
     while page := list(itertools.islice(rows, _PAGE)):
         connection.execute(sa.insert(table), page)
     if table.autoincrement_column is not None:
-        store.go_on_from(connection, table, archive.manifest.tables[table.name].last_number)
+        contents.go_on_from(connection, table, archive.manifest.tables[table.name].last_number)
 
 
 def _checked(table: sa.Table, row: Row, archive: Archive) -> dict[str, Any]:
@@ -229,7 +236,7 @@ def _take_from_engines(connection: sa.Connection) -> int:
 # -- closing -----------------------------------------------------------------------------------------------
 
 
-def retire(store: Contents, moved_to: str = '') -> list[Cut]:
+def retire(location: StoreLocation, moved_to: str = '') -> list[Cut]:
     """Close a store for good: from now on it takes nothing any more, and its engines end.
 
     What they are executing counts for nothing here. A store that is retired stays so, as it is.
@@ -237,7 +244,7 @@ def retire(store: Contents, moved_to: str = '') -> list[Cut]:
     :param moved_to: where its contents go, for whoever still comes here.
     :returns: the engines that this has cut off.
     """
-    with store.alone() as connection:
+    with location.contents().alone() as connection:
         if _is_retired(connection):
             return []
         living = sa.select(engine.c.id, engine.c.name, engine.c.host, engine.c.os_pid).where(engine.c.ended.is_(None))
@@ -247,10 +254,10 @@ def retire(store: Contents, moved_to: str = '') -> list[Cut]:
     return cut
 
 
-def reopen(store: Contents) -> bool:
+def reopen(location: StoreLocation) -> bool:
     """Take a retired store back into use; whether it was retired.
 
     Right only if its contents are in no other store: else what is unfinished runs in both.
     """
-    with store.alone() as connection:
+    with location.contents().alone() as connection:
         return connection.execute(sa.delete(retirement)).rowcount > 0

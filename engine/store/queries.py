@@ -93,6 +93,14 @@ class Queries:
             f'SELECT pid FROM process WHERE origin = {named("origin")} AND parent IS NULL '
             f'AND state NOT IN ({ended}) ORDER BY pid'
         )
+        self.process_of_task = f'SELECT pid FROM task WHERE correlation_id = {named("correlation_id")}'
+        self.owed_replies_of = (
+            f'SELECT correlation_id, reply_to, pid FROM task WHERE reply_to IS NOT NULL AND {among("pid")}'
+        )
+        self.owed_replies = (
+            f'SELECT task.correlation_id, task.reply_to, task.pid FROM task JOIN process ON process.pid = task.pid '
+            f'WHERE task.reply_to IS NOT NULL AND process.state IN ({ended}) AND process.changed_at < {named("before")}'
+        )
         self.select_engine = f'SELECT {_ENGINE} FROM engine WHERE id = {named("engine_id")}'
         self.select_retirement = 'SELECT at, moved_to FROM retirement'
         self.live_engines = f'SELECT {_ENGINE} FROM engine WHERE ended IS NULL'

@@ -12,7 +12,16 @@ from ..errors import ProcessNotFound
 from .connections import Connection, Connections
 from .job_records import JobRecord
 from .queries import Queries
-from .records import INTENTS, PARKS, EngineRecord, LogEntry, ProcessRecord, ProcessSummary, Retirement
+from .records import (
+    INTENTS,
+    PARKS,
+    EngineRecord,
+    LogEntry,
+    OwedReply,
+    ProcessRecord,
+    ProcessSummary,
+    Retirement,
+)
 
 
 class Reader:
@@ -211,6 +220,20 @@ class Reader:
     def unfinished_of(self, engine_id: int) -> list[int]:
         """The processes that an engine has submitted, not their children, and that have not ended."""
         return [row[0] for row in self._fetch(self._sql.unfinished, {'origin': engine_id})]
+
+    def process_of_task(self, correlation_id: str) -> int | None:
+        """The process that a task has led to which came by a broker."""
+        rows = self._fetch(self._sql.process_of_task, {'correlation_id': correlation_id})
+        return int(rows[0][0]) if rows else None
+
+    def owed_replies_of(self, pids: Iterable[int]) -> list[OwedReply]:
+        """The answers that are owed for these processes, whether they have ended or not."""
+        rows = self._fetch(self._sql.owed_replies_of, {'pids': self._sql.dialect.pids(pids)})
+        return [OwedReply(*row) for row in rows]
+
+    def owed_replies(self, before: float) -> list[OwedReply]:
+        """The answers that are owed for processes that had ended at that time, in seconds since the epoch."""
+        return [OwedReply(*row) for row in self._fetch(self._sql.owed_replies, {'before': before})]
 
     def close(self) -> None:
         """Close the idle connections and keep none from now on; reading goes on, with a connection for each query."""

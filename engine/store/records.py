@@ -238,3 +238,11 @@ class Retirement(msgspec.Struct, frozen=True, gc=False):
 
     at: float
     moved_to: str
+
+
+class OwedReply(msgspec.Struct, frozen=True, gc=False):
+    """An answer that is still to be sent."""
+
+    correlation_id: str
+    reply_to: str
+    pid: int

@@ -35,6 +35,7 @@ __all__ = [
     'APPLICATION_ID',
     'HAS_KEY',
     'HEAD',
+    'OWED',
     'OWNED',
     'RUNNABLE',
     'STAYS',
@@ -49,12 +50,15 @@ __all__ = [
     'metadata',
     'process',
     'retirement',
+    'task',
 ]
 
 #: Predicate of ``process_owner``.
 OWNED = 'owner IS NOT NULL'
 #: Predicate of the unique ``process_key``: a killed or excepted process gives its key back.
 HAS_KEY = "key IS NOT NULL AND state NOT IN ('killed', 'excepted')"
+#: Predicate of ``task_owed``.
+OWED = 'reply_to IS NOT NULL'
 #: Predicate of ``process_wake_at``.
 TIMED = 'wake_at IS NOT NULL'
 
@@ -192,6 +196,17 @@ code = Table(
     metadata,
     Column('digest', Text, primary_key=True),
     Column('text', Text, nullable=False),
+)
+
+# Tasks that came by a broker, by the sender's mark of the message; see ``tasks.py``.
+task = Table(
+    'task',
+    metadata,
+    Column('correlation_id', Text, primary_key=True),
+    Column('pid', _Id, nullable=False, autoincrement=False),
+    # Where the answer is to go when the process has ended; NULL if there is none to send, or it is sent.
+    Column('reply_to', Text),
+    _partial('task_owed', 'pid', where=OWED),
 )
 
 counter = Table(

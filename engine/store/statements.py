@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from ..states import TERMINAL_STATES
 from .queries import Queries, Wording
 from .records import PAUSED_ITSELF, EngineRecord, LogEntry, ProcessRecord
-from .schema import awaiting, code, counter, engine, log, process
+from .schema import awaiting, code, counter, engine, log, process, task
 
 Parameters = Mapping[str, Any]
 
@@ -76,6 +76,7 @@ class Statements(Queries):
         self._engines(dialect)
         self._owned(dialect)
         self._notes(dialect)
+        self._tasks(dialect)
         self._locking(dialect)
 
     def _locking(self, dialect: Dialect) -> None:
@@ -338,3 +339,16 @@ class Statements(Queries):
             .values(_values(dialect, 'digest', 'text'))
             .on_conflict_do_nothing(index_elements=[code.c.digest])
         )
+
+    def _tasks(self, dialect: Dialect) -> None:
+        row = task.c
+        text, given = dialect.compile, dialect.parameter
+        this = row.correlation_id == given('correlation_id')
+        self.insert_task = text(
+            dialect.insert(task)
+            .inline()
+            .values(_values(dialect, 'correlation_id', 'pid'))
+            .on_conflict_do_nothing(index_elements=[row.correlation_id])
+        )
+        self.owe_reply = text(sa.update(task).values(reply_to=given('reply_to')).where(this))
+        self.settle_task = text(sa.update(task).values(reply_to=None).where(this))

@@ -136,6 +136,7 @@ class Transaction:
             self.lock(level)
             seen |= level
             level = {row[0] for row in self.rows(self.sql.called_by, {'pids': self.as_set(level)})} - seen
+
     def refuse_if_retired(self) -> None:
         """See to it that the store is in use.
 

@@ -64,15 +64,14 @@ def plan_upgrade(location: StoreLocation) -> Plan:
     :raises StoreTooNew: the store's revision is none of ours.
     :raises StoreUnavailable: there is no store.
     """
-    store = location.contents()
-    revision = store.revision()
+    revision = location.contents().revision()
     if revision is None:
         raise StoreUnavailable(
-            f'the database {store.name} is empty; it becomes a store when an engine first starts on it'
+            f'the database {location} is empty; it becomes a store when an engine first starts on it'
         )
     modules = {script.revision: script.module for script in script_directory().walk_revisions()}
     if revision not in modules:
-        raise too_new(store.name, revision)
+        raise too_new(str(location), revision)
     steps = tuple(sorted(each for each in modules if each > revision))
     return Plan(
         revision=revision, steps=steps, beside_engines=all(modules[each].engines_go_on for each in steps)
@@ -88,15 +87,14 @@ def upgrade_store(location: StoreLocation) -> Plan:
     plan = plan_upgrade(location)
     if not plan.steps:
         return plan
-    store = location.contents()
     if not plan.beside_engines:
         alive = living_engines(location)
         if alive:
             raise StoreError(
-                f'the store {store.name} is not upgraded from revision {plan.revision} to {HEAD} while engines of the '
+                f'the store {location} is not upgraded from revision {plan.revision} to {HEAD} while engines of the '
                 f'older Treadle work on it: {"; ".join(map(str, alive))}. Stop them, then upgrade'
             )
-    store.upgrade()
+    location.upgrade()
     return plan
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import paramiko
+from paramiko.hostkeys import HostKeyEntry, InvalidHostKey
 from paramiko.pkey import UnknownKeyType
 
 from ..deadlines import remaining
@@ -212,23 +213,37 @@ def _log_in(
 
 
 def _host_keys(host: SshHost) -> paramiko.HostKeys:
+    """The keys that are known; lines that are no plain key of a host, or cannot be read, are passed over."""
     keys = paramiko.HostKeys()
     for path in host.known_hosts:
-        if path.is_file():
+        for line in _lines(path):
+            if not line or line.startswith(('#', '@')):
+                continue
             try:
-                keys.load(str(path))
-            except OSError as error:
-                raise ConfigurationError(f'the host keys in {str(path)!r} cannot be read: {error}') from error
+                entry = HostKeyEntry.from_line(line)
+            except (paramiko.SSHException, InvalidHostKey):
+                LOGGER.warning('%s: a line is no host key and is passed over: %.60s', path, line)
+                continue
+            if entry is not None and entry.hostnames is not None and entry.key is not None:
+                for name in entry.hostnames:
+                    keys.add(name, entry.key.get_name(), entry.key)
     return keys
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(errors='replace')
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ConfigurationError(f'the host keys in {str(path)!r} cannot be read: {error}') from error
+    return [line.strip() for line in text.splitlines()]
 
 
 def _refuse_revoked(host: SshHost, key: paramiko.PKey) -> None:
     """A line ``@revoked`` says that a key is known to be in the wrong hands; paramiko passes over such lines."""
     for path in host.known_hosts:
-        if path.is_file() and any(
-            line.startswith('@revoked') and key.get_base64() in line.split()
-            for line in path.read_text(errors='replace').splitlines()
-        ):
+        if any(line.startswith('@revoked') and key.get_base64() in line.split() for line in _lines(path)):
             raise HostKeyError(
                 f'{host.where} has shown the host key {key.fingerprint}, which {path} says is revoked; '
                 f'nothing was sent to it. Ask its administrators'

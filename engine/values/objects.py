@@ -41,6 +41,9 @@ class ObjectStore(Protocol):
     def hashes(self) -> Iterable[str]:
         """Return the hashes of all that is there, in any order."""
 
+    def close(self) -> None:
+        """Keep nothing open that is not in use; it goes on working."""
+
 
 def check_sha256(sha256: object) -> str:
     """Return ``sha256`` if it is 64 lower-case hex digits.
@@ -95,6 +98,9 @@ class DiskObjects:
     def hashes(self) -> Iterable[str]:
         """Return the hashes of all objects."""
         return () if self._is_absent() else self._open_container().hashes()
+
+    def close(self) -> None:
+        """Nothing is kept open."""
 
     def _is_absent(self) -> bool:
         # Reading makes no directory.

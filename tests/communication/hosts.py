@@ -6,7 +6,7 @@ import queue
 import threading
 from typing import Any
 
-from treadle.engine import Process, WorkChain, calcfunction
+from treadle.engine import Process, WorkChain, calcfunction, on_kill
 
 PATIENCE = 20.0
 HERE = 'communication.hosts'
@@ -74,6 +74,21 @@ class Echo(Process):
         if 'gate' in self.inputs:
             GATES.pass_through(self.inputs.gate)
         self.out('y', self.inputs.x)
+
+
+#: Set when the process of that name is told that it was killed.
+KILLED: dict[str, threading.Event] = {}
+
+
+class UntilKilled(Process):
+    @classmethod
+    def define(cls, spec):
+        super().define(spec)
+        spec.input('name', valid_type=str)
+
+    def run(self):
+        with on_kill(KILLED[self.inputs.name].set):
+            GATES.pass_through(self.inputs.name)
 
 
 class Fails(Process):

@@ -17,12 +17,6 @@ quiet_asyncio = leaks.quiet_asyncio
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> str:
-    """The URL of a store that is not there yet."""
-    return f'sqlite:///{tmp_path}/store.db'
-
-
-@pytest.fixture
 def make_engine(no_leaked_threads: None, store: str) -> Iterator[Callable[..., Engine]]:
     """Makes engines that run, by default on the same store, and stops them after the test."""
     made: list[Engine] = []

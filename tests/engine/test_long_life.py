@@ -216,7 +216,7 @@ def writer(make_engine: Callable[..., Engine]) -> Engine:
 def update(engine: Engine, assignment: str) -> None:
     """Change rows of processes."""
     engine.core.store.call(
-        lambda transaction: transaction.cursor.execute(f'UPDATE process SET {assignment}').fetchall()
+        lambda transaction: transaction.cursor.execute(f'UPDATE process SET {assignment}') and None
     ).result(PATIENCE)
 
 

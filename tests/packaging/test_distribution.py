@@ -20,13 +20,16 @@ ALLOWED_IMPORTS = {
     'click': 'click',
     'disk_objectstore': 'disk-objectstore',
     'janus': 'janus',
+    'kiwipy': 'kiwipy',
     'msgspec': 'msgspec',
     'paramiko': 'paramiko',
     'platformdirs': 'platformdirs',
+    'psycopg': 'psycopg',
     'rich': 'rich',
     'sqlalchemy': 'sqlalchemy',
 }
-OPTIONAL_IMPORTS = {'numpy'}  # used where the user has it
+# used where the user has it; and what kiwipy[rmq] rests on, which comes with it
+OPTIONAL_IMPORTS = {'numpy', 'aio_pika', 'aiormq', 'yaml'}
 
 
 def setup_cfg() -> configparser.ConfigParser:
@@ -106,7 +109,7 @@ def test_only_declared_dependencies_are_imported(package):
 
 
 def test_importing_the_engine_imports_nothing_heavy():
-    heavy = ['sqlalchemy', 'alembic', 'rich', 'disk_objectstore', 'numpy', 'kiwipy', 'paramiko']
+    heavy = ['sqlalchemy', 'alembic', 'rich', 'disk_objectstore', 'numpy', 'kiwipy', 'paramiko', 'psycopg']
     program = f'import sys, treadle.engine; print([name for name in {heavy!r} if name in sys.modules])'
     done = subprocess.run([sys.executable, '-P', '-c', program], capture_output=True, text=True, timeout=30)
     assert (done.stdout.strip(), done.stderr) == ('[]', '')

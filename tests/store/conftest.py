@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,7 +18,7 @@ def rigs() -> ModuleType:
 
 
 @pytest.fixture
-def rig(rigs: Any, tmp_path: Path) -> Iterator[Any]:
-    """A store thread on a new file."""
-    with rigs.Rig(tmp_path / 'store.db') as made:
+def rig(rigs: Any, store_url: str) -> Iterator[Any]:
+    """A store thread on a new store, once on each kind of database."""
+    with rigs.Rig(store_url) as made:
         yield made

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,7 +18,9 @@ import msgspec
 from treadle.engine.faults import Faults, NoFaults
 from treadle.engine.store.engines import register_engine
 from treadle.engine.store.location import locate
+from treadle.engine.store.postgresql.connection import connect
 from treadle.engine.store.records import Advance, EngineRecord, Fence, Held, ProcessRecord, StateChange, Unit
+from treadle.engine.store.sqlite.location import SqliteLocation
 from treadle.engine.store.store_thread import StoreThread
 
 #: From so many deaths of its engines on a process is a suspect here.
@@ -24,15 +28,15 @@ SUSPECT = 2
 
 
 class Rig:
-    """One store thread on a file, registered as an engine.
+    """One store thread on a store, registered as an engine.
 
     :ivar admitting: whether :meth:`admits` lets anything be claimed.
     :ivar successor: the row under which it goes on when it was declared dead.
     :ivar told: the changes of each commit; ``claims``: what was claimed.
     """
 
-    def __init__(self, path: Path, *, faults: Faults | None = None, **options: Any) -> None:
-        self.location = locate(f'sqlite:///{path}')
+    def __init__(self, url: str, *, faults: Faults | None = None, **options: Any) -> None:
+        self.location = locate(url)
         self.admitting = False
         self.told: list[StateChange] = []
         self.claims: list[ProcessRecord] = []
@@ -129,6 +133,21 @@ class Rig:
         record = self.record(state='running', owner=self.engine_id, epoch=1, **fields)
         assert isinstance(self.commit(Unit(create=(record,))), Held)
         return Fence(record.pid, 1, 0)
+
+    @contextmanager
+    def holding(self, *pids: int) -> Iterator[None]:
+        """Another connection holds what a write to these processes needs, until the block ends."""
+        if isinstance(self.location, SqliteLocation):
+            with contextlib.closing(sqlite3.connect(self.location.file.path, isolation_level=None)) as other:
+                other.execute('BEGIN IMMEDIATE')
+                yield
+                other.execute('COMMIT')
+        else:
+            with connect(self.location.server, name='another') as other:
+                other.execute('BEGIN')
+                other.execute('SELECT FROM process WHERE pid = ANY(%s) FOR UPDATE', [list(pids)])
+                yield
+                other.execute('COMMIT')
 
     def row(self, pid: int) -> ProcessRecord:
         """What is committed of a process."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import sqlite3
 import threading
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +13,9 @@ from treadle.engine.errors import EngineStopped, KeyConflict, StoreFull, StoreRe
 from treadle.engine.faults import FaultPoint
 from treadle.engine.pids import PidBlocks
 from treadle.engine.store import intents, store_thread
+from treadle.engine.store.postgresql import database as postgresql_database
 from treadle.engine.store.records import Advance, Held, Lost, Unit
-from treadle.engine.store.sqlite import database
+from treadle.engine.store.sqlite import database as sqlite_database
 from treadle.engine.store.sqlite.connection import begin_writing
 from treadle.engine.testing import BlockAt, RaiseAt
 
@@ -29,8 +29,8 @@ def test_what_arrives_together_is_committed_together(rig: Any) -> None:
     assert rig.store.batches - before == 2  # the gate, and the 500 behind it
 
 
-def test_an_answer_means_durable(rigs: Any, tmp_path: Path) -> None:
-    with BlockAt(FaultPoint.BATCH_WRITTEN, hit=2) as block, rigs.Rig(tmp_path / 'store.db', faults=block) as rig:
+def test_an_answer_means_durable(rigs: Any, store_url: str) -> None:
+    with BlockAt(FaultPoint.BATCH_WRITTEN, hit=2) as block, rigs.Rig(store_url, faults=block) as rig:
         future = rig.store.commit(Unit(create=(rig.record(),)))
         block.wait_reached()
         assert not future.done() and rig.reader.query() == []
@@ -86,9 +86,9 @@ def test_changes_are_told_after_the_commit_and_only_those_that_hold(rig: Any, ri
     assert [(change.pid, change.after) for change in rig.told] == [(fence.pid, 'finished')]
 
 
-def test_an_error_at_the_commit_is_no_verdict(rigs: Any, tmp_path: Path) -> None:
+def test_an_error_at_the_commit_is_no_verdict(rigs: Any, store_url: str) -> None:
     faults = RaiseAt(FaultPoint.BATCH_WRITTEN, lambda: OSError('the disk hiccups'), hit=3)
-    with rigs.Rig(tmp_path / 'store.db', faults=faults) as rig:
+    with rigs.Rig(store_url, faults=faults) as rig:
         fence = rig.running()
         with pytest.raises(OSError, match='hiccups'):
             rig.commit(rigs.proceed(fence))
@@ -99,13 +99,13 @@ def test_an_error_at_the_commit_is_no_verdict(rigs: Any, tmp_path: Path) -> None
 # -- answers ---------------------------------------------------------------------------------------------------
 
 
-def test_each_answer_comes_once_while_the_thread_is_stopped_under_load(rigs: Any, tmp_path: Path) -> None:
+def test_each_answer_comes_once_while_the_thread_is_stopped_under_load(rigs: Any, store_url: str) -> None:
     answers: list[Any] = []
     accepted = 0
     refused = 0
     counting = threading.Lock()
     going = threading.Barrier(9)
-    with rigs.Rig(tmp_path / 'store.db') as rig:
+    with rigs.Rig(store_url) as rig:
 
         def post(number: int) -> None:
             nonlocal accepted, refused
@@ -134,8 +134,8 @@ def test_each_answer_comes_once_while_the_thread_is_stopped_under_load(rigs: Any
     assert all(isinstance(answer, Held) for answer in answers)
 
 
-def test_stop_writes_what_was_accepted(rigs: Any, tmp_path: Path) -> None:
-    with BlockAt(FaultPoint.BATCH_BEGUN, hit=2) as block, rigs.Rig(tmp_path / 'store.db', faults=block) as rig:
+def test_stop_writes_what_was_accepted(rigs: Any, store_url: str) -> None:
+    with BlockAt(FaultPoint.BATCH_BEGUN, hit=2) as block, rigs.Rig(store_url, faults=block) as rig:
         rig.store.post(lambda transaction: None, lambda answer: None)
         block.wait_reached()
         futures = [rig.store.commit(Unit(create=(rig.record(),))) for _ in range(50)]
@@ -149,7 +149,7 @@ def test_stop_writes_what_was_accepted(rigs: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('failing', ['single', 'whole', 'one-by-one'])
-def test_when_the_thread_dies_everything_accepted_is_answered(rigs: Any, tmp_path: Path, failing: str) -> None:
+def test_when_the_thread_dies_everything_accepted_is_answered(rigs: Any, store_url: str, failing: str) -> None:
     crashes: list[BaseException] = []
     crashed = threading.Event()
 
@@ -157,7 +157,7 @@ def test_when_the_thread_dies_everything_accepted_is_answered(rigs: Any, tmp_pat
         crashes.append(error)
         crashed.set()
 
-    rig = rigs.Rig(tmp_path / 'store.db', on_crash=on_crash)
+    rig = rigs.Rig(store_url, on_crash=on_crash)
     with rig:
         rig.commit(Unit(create=(rig.record(key='taken', fingerprint='f'),)))
         rig.listener_error = RuntimeError('nobody can be told')
@@ -179,14 +179,14 @@ def test_when_the_thread_dies_everything_accepted_is_answered(rigs: Any, tmp_pat
     assert [str(error) for error in crashes] == ['nobody can be told']
 
 
-def test_a_tick_that_fails_ends_nothing(rigs: Any, tmp_path: Path) -> None:
+def test_a_tick_that_fails_ends_nothing(rigs: Any, store_url: str) -> None:
     ticked = threading.Event()
 
     def tick() -> None:
         ticked.set()
         raise sqlite3.OperationalError('disk I/O error')
 
-    with rigs.Rig(tmp_path / 'store.db', tick=tick, tick_interval=0.001) as rig:
+    with rigs.Rig(store_url, tick=tick, tick_interval=0.001) as rig:
         assert ticked.wait(20)
         assert isinstance(rig.commit(Unit(create=(rig.record(),))), Held)
 
@@ -204,39 +204,34 @@ def test_a_reply_that_raises_is_the_posters_own_affair(rig: Any) -> None:
 
 def test_it_waits_while_another_connection_holds_the_lock(rig: Any, rigs: Any) -> None:
     fence = rig.running()
-    other = sqlite3.connect(rig.location.file.path, isolation_level=None)
-    other.execute('BEGIN IMMEDIATE')
-    future = rig.store.commit(rigs.proceed(fence))
-    # Whatever else is posted meanwhile waits in the queue, and readers do not wait at all.
-    futures = [rig.store.commit(Unit(create=(rig.record(),))) for _ in range(20)]
-    assert rig.row(fence.pid).visit == 0
-    assert not future.done()
-    other.execute('COMMIT')
-    other.close()
+    with rig.holding(fence.pid):
+        future = rig.store.commit(rigs.proceed(fence))
+        # Whatever else is posted meanwhile waits in the queue, and readers do not wait at all.
+        futures = [rig.store.commit(Unit(create=(rig.record(),))) for _ in range(20)]
+        assert rig.row(fence.pid).visit == 0
+        assert not future.done()
     assert isinstance(future.result(20), Held)
     assert all(isinstance(each.result(20), Held) for each in futures)
 
 
 def test_a_lock_that_is_never_given_back_fails_the_batch_at_once_and_not_one_by_one(
-    rigs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rigs: Any, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_thread, 'BUSY_PATIENCE', 0.0)
-    monkeypatch.setattr(database, 'begin_writing', functools.partial(begin_writing, patience=0.02))
-    with rigs.Rig(tmp_path / 'store.db') as rig:
+    monkeypatch.setattr(sqlite_database, 'begin_writing', functools.partial(begin_writing, patience=0.02))
+    monkeypatch.setattr(postgresql_database, 'LOCK_PATIENCE', 0.02)
+    with rigs.Rig(store_url) as rig:
         fence = rig.running()
-        other = sqlite3.connect(rig.location.file.path, isolation_level=None)
-        other.execute('BEGIN IMMEDIATE')
-        answers = [rig.store.commit(rigs.proceed(fence)) for _ in range(10)]
-        errors = [future.exception(20) for future in answers]
+        with rig.holding(fence.pid):
+            answers = [rig.store.commit(rigs.proceed(fence)) for _ in range(10)]
+            errors = [future.exception(20) for future in answers]
         assert all(isinstance(error, StoreUnavailable) for error in errors)
         assert 'another program' in str(errors[0])
-        other.execute('COMMIT')
-        other.close()
         assert isinstance(rig.commit(rigs.proceed(fence)), Held)
 
 
-def test_a_reader_does_not_wait_for_a_writing_transaction(rigs: Any, tmp_path: Path) -> None:
-    with BlockAt(FaultPoint.BATCH_WRITTEN, hit=3) as block, rigs.Rig(tmp_path / 'store.db', faults=block) as rig:
+def test_a_reader_does_not_wait_for_a_writing_transaction(rigs: Any, store_url: str) -> None:
+    with BlockAt(FaultPoint.BATCH_WRITTEN, hit=3) as block, rigs.Rig(store_url, faults=block) as rig:
         fence = rig.running()
         future = rig.store.commit(rigs.finish(fence))
         block.wait_reached()  # written, with the lock held, and not committed
@@ -247,6 +242,7 @@ def test_a_reader_does_not_wait_for_a_writing_transaction(rigs: Any, tmp_path: P
         assert rig.row(fence.pid).state == 'finished'
 
 
+@pytest.mark.parametrize('store_url', ['sqlite'], indirect=True)
 def test_a_read_only_connection_says_so(rig: Any, rigs: Any) -> None:
     fence = rig.running()
     rig.do(lambda transaction: transaction.cursor.execute('PRAGMA query_only = ON').fetchall())
@@ -258,9 +254,9 @@ def test_a_read_only_connection_says_so(rig: Any, rigs: Any) -> None:
 # -- pids ----------------------------------------------------------------------------------------------------------
 
 
-def test_pids_are_unique_under_16_threads_and_two_engines(rigs: Any, tmp_path: Path) -> None:
+def test_pids_are_unique_under_16_threads_and_two_engines(rigs: Any, store_url: str) -> None:
     taken: list[list[int]] = [[] for _ in range(16)]
-    with rigs.Rig(tmp_path / 'store.db') as one, rigs.Rig(tmp_path / 'store.db') as two:
+    with rigs.Rig(store_url) as one, rigs.Rig(store_url) as two:
         blocks = [PidBlocks(one.store), PidBlocks(two.store)]
         start = threading.Barrier(16)
 
@@ -278,9 +274,9 @@ def test_pids_are_unique_under_16_threads_and_two_engines(rigs: Any, tmp_path: P
     assert min(pids) >= 1
 
 
-def test_a_block_of_pids_that_could_not_be_had_ahead_of_time_is_asked_for_again(rigs: Any, tmp_path: Path) -> None:
+def test_a_block_of_pids_that_could_not_be_had_ahead_of_time_is_asked_for_again(rigs: Any, store_url: str) -> None:
     faults = RaiseAt(FaultPoint.BATCH_BEGUN, lambda: StoreFull('no room for the moment'), hit=3)
-    with rigs.Rig(tmp_path / 'store.db', faults=faults) as rig:
+    with rigs.Rig(store_url, faults=faults) as rig:
         pids = PidBlocks(rig.store)
         taken = [pids.take() for _ in range(12)]
         rig.do(lambda transaction: None)  # by now the next block has been asked for, in vain

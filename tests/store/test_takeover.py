@@ -13,9 +13,9 @@ from treadle.engine.store.records import Fence, Held, Lost, Unit
 
 
 @pytest.fixture
-def other(rigs: Any, rig: Any, tmp_path: Any) -> Any:
+def other(rigs: Any, rig: Any, store_url: str) -> Any:
     """Another engine on the store of ``rig``."""
-    with rigs.Rig(tmp_path / 'store.db') as other:
+    with rigs.Rig(store_url) as other:
         yield other
 
 

@@ -320,13 +320,13 @@ def test_one_key_many_times_in_one_batch_makes_one_process(rig: Any) -> None:
     assert len(rig.reader.query()) == 1
 
 
-def test_attaching_adopts_what_a_dead_engine_left_with_its_children(rig: Any, rigs: Any, tmp_path: Any) -> None:
+def test_attaching_adopts_what_a_dead_engine_left_with_its_children(rig: Any, rigs: Any, store_url: str) -> None:
     parent = rig.running(key='k', fingerprint='f')
     child = rig.record(parent=parent.pid, call_visit=0, call_number=0)
     driven = rig.record(parent=parent.pid, call_visit=0, call_number=1, driven=1, state='running')
     rig.commit(rigs.await_(parent, child.pid, create=(child, driven)))
     rig.do(lambda transaction: end_engine(transaction, 'stopped'))
-    with rigs.Rig(tmp_path / 'store.db') as successor:
+    with rigs.Rig(store_url) as successor:
         successor.admitting = True
         again = successor.record(pid=100, key='k', fingerprint='f')
         assert successor.commit(Unit(create=(again,))).attached.pid == parent.pid
@@ -345,10 +345,10 @@ def test_a_function_that_its_caller_drives_is_never_handed_to_a_worker(rig: Any)
     assert rig.claims == []
 
 
-def test_a_claim_raises_epoch_and_version_and_has_one_winner(rig: Any, rigs: Any, tmp_path: Any) -> None:
+def test_a_claim_raises_epoch_and_version_and_has_one_winner(rig: Any, rigs: Any, store_url: str) -> None:
     record = rig.record()
     rig.commit(Unit(create=(record,)))
-    with rigs.Rig(tmp_path / 'store.db') as other:
+    with rigs.Rig(store_url) as other:
         other.admitting = rig.admitting = True
         assert other.do(lambda transaction: transaction.claim([record.pid])) == 1
         assert rig.do(lambda transaction: transaction.claim([record.pid])) == 0

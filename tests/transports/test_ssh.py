@@ -288,21 +288,19 @@ class Cutter:
                 target.sendall(data)
                 self._moved += len(data)
                 if self.limit is not None and self._moved > self.limit:
+                    self.limit = None
                     break
         except OSError:
             pass
-        self.cut()
+        _shut(source, target)
 
     def cut(self) -> None:
         """Cut all connections."""
-        self.limit, self._moved = None, 0
-        sockets, self._sockets = self._sockets, []
-        for each in sockets:
-            try:
-                each.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-            each.close()
+        _shut(*self._sockets)
+
+    def cut_after(self, size: int) -> None:
+        """Cut the connection that carries so many bytes more."""
+        self._moved, self.limit = 0, size
 
     def close(self) -> None:
         """Let nobody through any more."""
@@ -311,6 +309,16 @@ class Cutter:
         self.cut()
         for thread in self._threads:
             thread.join()
+        for each in self._sockets:
+            each.close()
+
+
+def _shut(*sockets: socket.socket) -> None:
+    for each in sockets:
+        try:
+            each.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the other side was faster
 
 
 class TestCutOff:
@@ -337,7 +345,7 @@ class TestCutOff:
         source, target = tmp_path / 'source', tmp_path / 'target'
         source.write_bytes(os.urandom(20_000_000))
         transport = connect(spec)
-        cutter.limit = 12_000_000
+        cutter.cut_after(12_000_000)
         with pytest.raises(ConnectionLost):
             transport.put_file(source, str(target))
         assert not target.exists()
@@ -353,7 +361,7 @@ class TestCutOff:
         source, target = tmp_path / 'source', tmp_path / 'target'
         source.write_bytes(os.urandom(20_000_000))
         transport = connect(spec)
-        cutter.limit = 12_000_000
+        cutter.cut_after(12_000_000)
         with pytest.raises(ConnectionLost):
             transport.get_file(str(source), target)
         assert not target.exists()
@@ -409,7 +417,7 @@ class TestCutOff:
             (tmp_path / f'tree/{number}').write_bytes(os.urandom(300_000))
         for way in ('put', 'get'):
             transport = connect(spec)
-            cutter.limit = 3_000_000
+            cutter.cut_after(3_000_000)
             with pytest.raises(ConnectionLost):
                 if way == 'put':
                     transport.put_tree(tmp_path / 'tree', str(tmp_path / 'there'))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from typing import Any, Final
 
 import psycopg
@@ -10,6 +11,7 @@ from psycopg.adapt import AdaptersMap
 from psycopg.types.numeric import FloatDumper, Int8Dumper
 
 from ...errors import StoreUnavailable
+from ..connections import uncut
 from .server import Server
 
 __all__ = ['MINIMUM_VERSION', 'SCHEMA', 'PgConnection', 'connect', 'leave_inherited']
@@ -21,7 +23,7 @@ SCHEMA: Final = 'treadle'
 
 PgConnection = psycopg.Connection[tuple[Any, ...]]
 
-# What a forked child got from its parent: its end is the parent's, and so is the session behind it.
+# What a forked child got from its parent in the middle of being used, and must neither use nor close.
 _inherited: list[PgConnection] = []
 
 
@@ -90,8 +92,15 @@ def _set(connection: PgConnection, settings: dict[str, str]) -> None:
 def leave_inherited(connection: PgConnection) -> None:
     """Get rid of a parent's connection in a forked child, without a word to the server, for whom it is the parent's.
 
-    The child's copy of the socket is closed, so that the server notices when the parent is gone.
+    The child's copy of the socket is closed all the same, so that the server notices when the parent is gone. One that
+    the fork has cut in the middle of a call may be half of what it should be, and is not touched otherwise.
     """
-    _inherited.append(connection)
-    if not connection.closed:
-        os.close(connection.fileno())
+    if connection.closed:
+        return
+    here, there = socket.socketpair()
+    with here, there:
+        os.dup2(here.fileno(), connection.fileno())
+    if uncut.clean:
+        connection.close()
+    else:
+        _inherited.append(connection)

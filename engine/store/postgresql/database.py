@@ -19,6 +19,7 @@ from psycopg.pq import TransactionStatus
 
 from ....threads import run_in_child
 from ...errors import StoreError, StoreUnavailable
+from ..connections import uncut
 from ..transaction import Cursor
 from .connection import PgConnection, connect, leave_inherited
 from .errors import is_busy, is_lost, translate_error
@@ -55,6 +56,7 @@ class PostgresqlDatabase:
         self._stall = max(STALL_LEAST, STALL_SHARE * lease)
         self._connection: PgConnection | None = None
         self._transaction_id = 0
+        self._inside = False
         self.hurry = threading.Event()
         self._look_due = 0.0
         self._snapshot: Snapshot | None = None
@@ -125,14 +127,19 @@ class PostgresqlDatabase:
 
     def begin(self) -> Cursor:
         """Begin a transaction that has its number, by which its end can be looked up; reconnects if need be."""
-        self._transaction_id = 0
-        cursor = self._connected().cursor()
-        cursor.execute(_BEGIN, prepare=False)
-        cursor.nextset()
-        row = cursor.fetchone()
-        if row is None:
-            raise StoreError(f'the store {self._server} gave a transaction no number; connect to it directly')
-        self._transaction_id = int(row[0])
+        uncut.__enter__()
+        try:
+            cursor = self._connected().cursor()
+            cursor.execute(_BEGIN, prepare=False)
+            cursor.nextset()
+            row = cursor.fetchone()
+            if row is None:
+                raise StoreError(f'the store {self._server} gave a transaction no number; connect to it directly')
+            self._transaction_id = int(row[0])
+        except BaseException:
+            uncut.__exit__()
+            raise
+        self._inside = True
         return cast(Cursor, cursor)
 
     def commit(self) -> None:
@@ -147,12 +154,14 @@ class PostgresqlDatabase:
         except psycopg.Error as error:
             if not is_lost(error):
                 raise
+            self._end()  # asking may take long
             if not self._was_committed(error):
                 raise
         else:
             if cursor.statusmessage != 'COMMIT':
                 raise StoreError(f'the store {self._server} rolled a transaction back: {cursor.statusmessage}')
         self._own += 1
+        self._end()
 
     def _was_committed(self, lost: psycopg.Error) -> bool:
         """What became of the transaction whose commit got no answer; waits until that is decided."""
@@ -190,6 +199,17 @@ class PostgresqlDatabase:
 
     def rollback(self) -> None:
         """Undo the transaction; the server has done so already if the connection is lost."""
+        try:
+            self._undo()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        if self._inside:
+            self._inside = False
+            uncut.__exit__()
+
+    def _undo(self) -> None:
         connection = self._connection
         if connection is None or connection.closed:
             return

@@ -8,7 +8,7 @@ from typing import Final
 import psycopg
 from psycopg import errors
 
-from ...errors import StoreError, StoreFull, StoreReadOnly, StoreUnavailable
+from ...errors import StoreError, StoreFull, StoreReadOnly, StoreRefused, StoreUnavailable
 from .server import Server
 
 __all__ = ['is_busy', 'is_lost', 'translate_error']
@@ -37,6 +37,8 @@ _REFUSED: Final = re.compile(
     '|certificate|SSL|could not translate host name|Name or service not known|invalid ',
     re.IGNORECASE,
 )
+# A name may come to be known, as those of containers do.
+_UNKNOWN: Final = re.compile('translate host name|Name or service not known|resolve', re.IGNORECASE)
 #: The unique index over keys; two engines may have written the same key at the same moment.
 _KEYS: Final = 'process_key'
 
@@ -68,9 +70,11 @@ def translate_error(error: psycopg.Error, server: Server) -> StoreError:
             cls, text = form
             return cls(text.format(s=server, said=said))
     if error.sqlstate is None:
+        refused = _REFUSED.search(str(error)) and not _UNKNOWN.search(str(error))
+        refusal: type[StoreError] = StoreRefused if refused else StoreUnavailable
         for pattern, text in _BY_WORDS:
             if re.search(pattern, str(error), re.IGNORECASE):
-                return StoreUnavailable(text.format(s=server, said=said))
+                return refusal(text.format(s=server, said=said))
     if is_lost(error):
         return StoreUnavailable(
             f'the PostgreSQL server at {server.place} does not answer for the store {server} ({said}); '
@@ -110,6 +114,14 @@ _BY_KIND: Final[tuple[tuple[type[psycopg.Error], tuple[type[StoreError], str]], 
             StoreReadOnly,
             'the PostgreSQL server at {s.place} only reads ({said}): it is a standby, or was set so; name the primary '
             'in the URL of the store, or both, with target_session_attrs=read-write',
+        ),
+    ),
+    (
+        errors.LockNotAvailable,
+        (
+            StoreUnavailable,
+            'another program holds a row of the store {s} ({said}); end whatever has a long transaction on it, and try '
+            'again',
         ),
     ),
     (

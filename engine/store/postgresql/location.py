@@ -27,6 +27,7 @@ from .wording import PostgresqlWording
 
 if TYPE_CHECKING:
     from ..statements import Statements
+    from .contents import PostgresqlContents
 
 __all__ = ['PostgresqlLocation', 'locate_server']
 
@@ -125,6 +126,13 @@ class PostgresqlLocation:
     def objects(self, *, patience: float = 0.0) -> PostgresqlObjects:
         """Large contents, in tables of the same database."""
         return PostgresqlObjects(self._connections(CARRIERS, patience), str(self.server))
+
+    def contents(self) -> PostgresqlContents:
+        """The tables of the database."""
+        # Imports SQLAlchemy, which takes longer than all the rest of a command.
+        from .contents import PostgresqlContents  # noqa: PLC0415
+
+        return PostgresqlContents(self.server)
 
     def lock_folder(self) -> Path:
         """A folder of this user's on this host, named after the store itself: two URLs may mean one server."""

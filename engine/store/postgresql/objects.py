@@ -22,6 +22,7 @@ __all__ = ['CHUNK', 'PostgresqlObjects']
 CHUNK: Final = 1024 * 1024
 
 _FIND: Final = 'SELECT content, size FROM object WHERE sha256 = %(sha256)s'
+_LIST: Final = 'SELECT sha256 FROM object'
 _READ: Final = 'SELECT bytes FROM chunk WHERE content = %(content)s AND number = %(number)s'
 _WRITE: Final = 'INSERT INTO chunk (content, number, bytes) VALUES (%(content)s, %(number)s, %(bytes)s)'
 _NAME: Final = (
@@ -93,6 +94,10 @@ class PostgresqlObjects:
     def has(self, sha256: str) -> bool:
         """Return whether the object is stored, durably."""
         return self._find(sha256) is not None
+
+    def hashes(self) -> list[str]:
+        """Return the hashes of all objects."""
+        return [row[0] for row in self._connections.use(lambda connection: connection.execute(_LIST, {}).fetchall())]
 
     def _find(self, sha256: str) -> tuple[int, int] | None:
         check_sha256(sha256)

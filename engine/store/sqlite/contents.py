@@ -1,4 +1,4 @@
-"""A store in a file as something to be copied, retired, filled or upgraded as a whole."""
+"""The rows of a store in a file as a whole."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
 
-from ...values import DiskObjects
-from ..reader import uncut
+from ..connections import uncut
 from .connection import begin_writing, connect_reader, connect_writer, translate_error
 from .file import StoreFile
-from .revision import check_schema, ensure_schema, read_revision
+from .revision import check_schema, read_revision
 
 __all__ = ['SqliteContents']
 
@@ -27,23 +26,11 @@ class SqliteContents:
 
     def __init__(self, file: StoreFile) -> None:
         self._file = file
-        self.name = str(file)
-        self.objects = DiskObjects(file.objects)
-
-    def prepare(self) -> None:
-        """Make the file, or bring it to this Treadle's schema."""
-        with uncut:
-            ensure_schema(self._file)
 
     def revision(self) -> str | None:
         """What the file says of itself."""
         with uncut, contextlib.closing(connect_reader(self._file)) as connection:
             return read_revision(connection, self._file)
-
-    def upgrade(self) -> None:
-        """Holds the whole file meanwhile."""
-        with uncut:
-            ensure_schema(self._file)
 
     @contextlib.contextmanager
     def snapshot(self, *, any_revision: bool = False) -> Iterator[sa.Connection]:
@@ -83,16 +70,19 @@ class SqliteContents:
     def last_number(self, connection: sa.Connection, table: sa.Table) -> int:
         """Of a table without AUTOINCREMENT, the highest that is there."""
         row = connection.exec_driver_sql('SELECT seq FROM sqlite_sequence WHERE name = ?', (table.name,)).first()
-        if row is not None:
-            return int(row[0])
-        highest = sa.select(sa.func.max(table.autoincrement_column))
-        return int(connection.execute(highest).scalar_one() or 0)
+        return highest(connection, table) if row is None else int(row[0])
 
     def go_on_from(self, connection: sa.Connection, table: sa.Table, number: int) -> None:
-        """Rows that were inserted with numbers have raised it already; this is for those that are gone."""
+        """Of a table without AUTOINCREMENT, SQLite knows by itself."""
         if table.dialect_options['sqlite']['autoincrement']:
+            number = max(number, highest(connection, table))
             connection.exec_driver_sql('DELETE FROM sqlite_sequence WHERE name = ?', (table.name,))
             connection.exec_driver_sql('INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)', (table.name, number))
+
+
+def highest(connection: sa.Connection, table: sa.Table) -> int:
+    """The highest number in a table."""
+    return int(connection.execute(sa.select(sa.func.max(table.autoincrement_column))).scalar_one() or 0)
 
 
 def _driver(connection: sa.Connection) -> sqlite3.Connection:

@@ -59,7 +59,7 @@ def check_schema(connection: sqlite3.Connection, file: StoreFile) -> None:
     require_head(
         read_revision(connection, file),
         store=str(file.path),
-        remedy='start an engine on it once, which upgrades it',
+        remedy='run `treadle store upgrade`, or start an engine on it, which upgrades it',
     )
 
 

@@ -15,6 +15,8 @@ down_revision = '0003'
 branch_labels = None
 depends_on = None
 
+engines_go_on = True
+
 
 def upgrade() -> None:
     if op.get_context().dialect.name == 'sqlite':

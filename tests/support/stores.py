@@ -1,0 +1,85 @@
+"""Stores for tests, in every database: a test that takes `store_url` runs once on each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+
+class PostgresStore:
+    """A store in a database that one test after the other has for itself: emptying it is faster than making another."""
+
+    def __init__(self, server: Any) -> None:
+        self._name = f'store_{os.getpid()}'
+        self._admin: str = server.url('postgres')
+        self.url: str = server.url(self._name)
+
+    def __enter__(self) -> PostgresStore:
+        from treadle.engine.store.location import locate
+
+        self._execute(self._admin, f'CREATE DATABASE "{self._name}" TEMPLATE template0')
+        locate(self.url).ensure_schema()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._execute(self._admin, f'DROP DATABASE IF EXISTS "{self._name}" WITH (FORCE)')
+
+    def empty(self) -> None:
+        """End all sessions of the test before, and make it a new store, with an identity of its own."""
+        self._execute(
+            self.url,
+            'SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity '
+            'WHERE datname = current_database() AND pid != pg_backend_pid()',
+            'TRUNCATE treadle.process, treadle.awaiting, treadle.log, treadle.engine, treadle.code, treadle.object, '
+            'treadle.chunk RESTART IDENTITY',
+            'UPDATE treadle.counter SET next = 1',
+            'UPDATE treadle.identity SET uuid = gen_random_uuid()',
+        )
+
+    def _execute(self, url: str, *statements: str) -> None:
+        with psycopg.connect(url, autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+
+@pytest.fixture(scope='session')
+def postgres_kept(services: Any) -> Iterator[PostgresStore]:
+    """The PostgreSQL store of this test run."""
+    with PostgresStore(services.shared('postgres')) as store:
+        yield store
+
+
+@pytest.fixture
+def postgres_store(postgres_kept: PostgresStore) -> str:
+    """The URL of a store in a PostgreSQL database with nothing in it."""
+    postgres_kept.empty()
+    return postgres_kept.url
+
+
+@pytest.fixture(params=['sqlite', 'postgresql'])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a new store; the test runs once on each kind of database."""
+    return _url(request, request.param, tmp_path)
+
+
+@pytest.fixture
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a new store: a file, or what the mark `on_both` or TREADLE_TEST_STORE says."""
+    kind = getattr(request, 'param', os.environ.get('TREADLE_TEST_STORE', 'sqlite'))
+    return _url(request, kind, tmp_path)
+
+
+#: The mark of tests that use `store`, and run once on each kind of database.
+on_both = pytest.mark.parametrize('store', ['sqlite', 'postgresql'], indirect=True)
+
+
+def _url(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> str:
+    if kind == 'postgresql':
+        url: str = request.getfixturevalue('postgres_store')
+        return url
+    return f'sqlite:///{tmp_path}/store.db'
