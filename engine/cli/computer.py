@@ -17,6 +17,7 @@ from ..jobs.options import LOCALHOST
 from ..store.control import write_once
 from ..store.jobs import forget_computer, select_computer
 from ..store.transaction import Transaction
+from .completion import TextType
 from .options import OpenStore, json_option, open_store, store_option
 from .output import clean, write_json
 
@@ -50,7 +51,7 @@ _NUMBERS = {
 }
 
 
-class _Name(click.ParamType[str]):
+class _Name(TextType):
     """The name of a computer that the store knows."""
 
     name = 'computer'
