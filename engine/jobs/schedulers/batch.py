@@ -28,7 +28,7 @@ __all__ = ['Pbs', 'Sge', 'Slurm']
 #: Replies of submit commands after which there may be a job all the same.
 _IN_DOUBT: Final = re.compile(
     r'timed? ?out|timeout|unable to contact|connection (reset|refused|lost|closed)|communication|cannot connect|'
-    r'no route|temporarily unavailable|broken pipe|end of file|try again|protocol error|socket',
+    r'no route|temporarily unavailable|broken pipe|end of file|try again|protocol error|socket|zero bytes|transmitted',
     re.IGNORECASE,
 )
 
