@@ -12,7 +12,6 @@ from .communication import Communicator, LocalCommunicator
 from .communication.messages import HINT_CHANGES, HINT_WORK
 from .communication.publisher import Publisher
 from .states import TERMINAL_STATES, ProcessState
-from .store.identity import store_identity
 from .task_replies import TaskReplies
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ class Messaging:
         :raises BrokerError: it cannot be had; says why.
         """
         if self._rabbit is not None:
-            self._rabbit.store = store_identity(location)
+            self._rabbit.store = location.identity()
             self._rabbit.start(max(0.1, deadline - time.monotonic()), is_needed=needs_broker)
 
     def hint(

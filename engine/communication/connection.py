@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import aio_pika
 import aiormq
 import kiwipy.rmq
 from aiormq import exceptions as amqp
 from aiormq.channel import Channel
+from aiormq.connection import TransportFactory
 
-from ..errors import BrokerError, BrokerRefused, BrokerUnavailable
+from ..errors import BrokerError, BrokerRefused, BrokerUnavailable, ConfigurationError
 from .address import BrokerAddress
 from .wire import decode, encode
 
@@ -26,9 +27,12 @@ LEAVING = 2.0
 class Connection:
     """A connection that was opened by ``kiwipy``, with the channels of AMQP itself on it."""
 
-    def __init__(self, kiwi: kiwipy.rmq.RmqCommunicator, amqp_connection: aiormq.abc.AbstractConnection) -> None:
+    def __init__(
+        self, kiwi: kiwipy.rmq.RmqCommunicator, amqp_connection: aiormq.abc.AbstractConnection, transport: _Transport
+    ) -> None:
         self._kiwi = kiwi
         self._amqp = amqp_connection
+        self._transport = transport
         #: Resolves when it is no more; has an error if that was nobody's wish.
         self.closing: asyncio.Future[Any] = amqp_connection.closing
 
@@ -42,18 +46,40 @@ class Connection:
 
     async def close(self) -> None:
         """Take leave, or let go if the broker does not answer."""
-        with contextlib.suppress(TimeoutError, OSError, RuntimeError, amqp.AMQPError):
-            async with asyncio.timeout(LEAVING):
-                await self._kiwi.disconnect()
-                return
-        with contextlib.suppress(TimeoutError, OSError, RuntimeError, amqp.AMQPError):
-            async with asyncio.timeout(LEAVING):
-                await self._amqp.close()
+        for leave in (self._kiwi.disconnect, self._amqp.close):
+            with contextlib.suppress(TimeoutError, OSError, RuntimeError, amqp.AMQPError):
+                async with asyncio.timeout(LEAVING):
+                    await leave()
+        self._transport.close()
+
+
+class _Transport(TransportFactory):
+    """The socket: opened before the library below is asked to use it, which logs each failure as an error; and closed
+    after it, since it leaves that to the collector where the broker has ended the connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._streams = reader, writer
+
+    @classmethod
+    async def open(cls, address: BrokerAddress) -> _Transport:
+        return cls(*await asyncio.open_connection(address.host, address.port, ssl=address.tls()))
+
+    async def create(self, url: Any, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return self._streams
+
+    def close(self) -> None:
+        self._streams[1].close()
 
 
 class _Connection(aio_pika.Connection):
+    """``aio_pika``'s, over a socket that is open, and not to be closed by the collector: it runs on any thread."""
+
+    def __init__(self, *arguments: Any, transport: _Transport, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.kwargs = {**self.kwargs, 'transport_factory': transport}
+
     def __del__(self) -> None:
-        """Leave it alone: the collector, which may run on any thread, has no business on the loop."""
+        pass
 
 
 async def connect(address: BrokerAddress, name: str) -> Connection:
@@ -63,15 +89,17 @@ async def connect(address: BrokerAddress, name: str) -> Connection:
     :raises BrokerUnavailable: it is not there, or does not answer.
     :raises BrokerRefused: it does not let us in.
     """
+    transport: _Transport | None = None
     made: list[_Connection] = []
 
     def make(*arguments: Any, **options: Any) -> _Connection:
-        made.append(_Connection(*arguments, **options))
+        assert transport is not None
+        made.append(_Connection(*arguments, transport=transport, **options))
         return made[-1]
 
     try:
         async with asyncio.timeout(address.connection_timeout):
-            await _knock(address)
+            transport = await _Transport.open(address)
             kiwi = await kiwipy.rmq.async_connect(
                 {
                     'host': address.host,
@@ -79,8 +107,6 @@ async def connect(address: BrokerAddress, name: str) -> Connection:
                     'login': address.user,
                     'password': address.password,
                     'virtualhost': address.virtual_host,
-                    'ssl': address.is_secure,
-                    'ssl_context': address.tls(),
                     'heartbeat': address.heartbeat,
                     'client_properties': {'connection_name': name},
                     'connection_class': make,
@@ -89,34 +115,21 @@ async def connect(address: BrokerAddress, name: str) -> Connection:
                 encoder=encode,
                 decoder=decode,
             )
-    except Exception as error:
+        underlay = made[0].transport
+        if underlay is None:
+            raise ConnectionError('it was closed at once')
+        return Connection(kiwi, underlay.connection, transport)
+    except BaseException as error:
+        if transport is not None:
+            transport.close()
+        if not isinstance(error, Exception) or isinstance(error, ConfigurationError):
+            raise
         # Not chained: what the libraries' errors hold may be shown by whoever prints the chain.
         raise _explained(error, address) from None
-    transport = made[0].transport
-    if transport is None:
-        raise BrokerUnavailable(f'the broker {address} closed the connection at once')
-    return Connection(kiwi, transport.connection)
 
 
-#: What a client of AMQP 0-9-1 says first, and with what the broker's answer to it begins.
-_GREETING, _METHOD_FRAME = b'AMQP\x00\x00\x09\x01', b'\x01'
-
-
-class _SpeaksNoAmqp(OSError):
-    pass
-
-
-async def _knock(address: BrokerAddress) -> None:
-    """See whether a broker is there: the library below logs each attempt that fails as an error."""
-    reader, writer = await asyncio.open_connection(address.host, address.port, ssl=address.tls())
-    try:
-        writer.write(_GREETING)
-        if await reader.read(1) != _METHOD_FRAME:
-            raise _SpeaksNoAmqp
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+#: What the library says when the other end hangs up, or says something that is no frame of AMQP.
+_CUT_SHORT: Final = ('unexpectedly closed', 'Connection reset')
 
 
 def _explained(error: BaseException, address: BrokerAddress) -> BrokerError:
@@ -135,7 +148,8 @@ def _explained(error: BaseException, address: BrokerAddress) -> BrokerError:
         )
     if isinstance(error, (amqp.AuthenticationError, amqp.ProbableAuthenticationError)):
         return BrokerRefused(f'{where} refuses the user {address.user!r} or its password; set them right in the URL')
-    if isinstance(error, (_SpeaksNoAmqp, amqp.IncompatibleProtocolError, EOFError)):
+    was_cut_short = any(each in text for each in _CUT_SHORT)
+    if was_cut_short or isinstance(error, (amqp.IncompatibleProtocolError, EOFError)):
         return BrokerRefused(
             f'{where} is there and does not speak AMQP; is the port right, and does it want TLS (amqps://)?'
         )

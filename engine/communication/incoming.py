@@ -192,6 +192,8 @@ class Incoming:
         self, channel: Channel, message: DeliveredMessage, no_reply: bool, done: Future[Any]
     ) -> None:
         self._undone.discard(done)
+        if channel.is_closed:
+            return  # with the connection on which it came: it comes again, and is answered then
         error = CancelledError() if done.cancelled() else done.exception()
         if done.cancelled() or isinstance(error, (CommunicatorClosed, EngineStopped)):
             _in_background(channel.basic_nack(_tag(message), requeue=True))

@@ -48,6 +48,12 @@ class Database(Protocol):
     def begin(self) -> Cursor:
         """Begin a writing transaction."""
 
+    def mark(self, is_left: Callable[[Cursor], bool]) -> None:
+        """The transaction leaves a mark in the database, by which to see that it is in if its commit gets no answer.
+
+        :param is_left: whether the mark is there; called outside of the transaction, when that has ended.
+        """
+
     def commit(self) -> None:
         """Make it durable."""
 

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import msgspec
 
 from .intents import pause
 from .records import EngineRecord
-from .transaction import Transaction
+from .transaction import Cursor, Transaction
 
-__all__ = ['beat', 'declare_dead', 'end_engine', 'is_member', 'register_engine', 'rejoin', 'release_all_but']
+__all__ = [
+    'Mark', 'beat', 'declare_dead', 'end_engine', 'register_engine', 'rejoin', 'release_all_but', 'sign',
+]  # fmt: skip
+
+
+class Mark(NamedTuple):
+    """What a transaction has left in its engine's own row: whoever finds it knows that the transaction is in."""
+
+    uuid: str
+    heartbeat: int
+
+    def is_left(self, cursor: Cursor, statement: str) -> bool:
+        """Whether it is in the database, by the statement ``has_mark``."""
+        cursor.execute(statement, {'uuid': self.uuid, 'heartbeat': self.heartbeat})
+        return bool(cursor.fetchall())
 
 
 def register_engine(transaction: Transaction, record: EngineRecord) -> int:
@@ -26,15 +41,17 @@ def register_engine(transaction: Transaction, record: EngineRecord) -> int:
     return engine_id
 
 
-def is_member(transaction: Transaction) -> bool:
-    """Whether the transaction's engine has not ended, and was not declared dead."""
-    return transaction.row(transaction.sql.is_member, {'engine_id': transaction.engine_id}) is not None
+def sign(transaction: Transaction) -> Mark | None:
+    """Put the transaction under its engine's name; ``None`` when that has ended, or was declared dead."""
+    row = transaction.row(transaction.sql.sign, {'engine_id': transaction.engine_id, 'at': transaction.now})
+    return None if row is None else Mark(*row)
 
 
-def rejoin(transaction: Transaction, record: EngineRecord | None) -> None:
+def rejoin(transaction: Transaction, record: EngineRecord | None) -> Mark | None:
     """Go on as another engine, since this one was declared dead; ``None`` for none, which claims nothing."""
     transaction.engine_id = 0 if record is None else register_engine(transaction, record)
     transaction.has_rejoined = record is not None
+    return None if record is None else Mark(record.uuid, record.heartbeat)
 
 
 def beat(transaction: Transaction) -> None:

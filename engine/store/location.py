@@ -81,6 +81,12 @@ class StoreLocation(Protocol):
     def contents(self) -> Contents:
         """Everything that the store holds, for those who deal with it as a whole."""
 
+    def identity(self) -> str:
+        """What is the same for all who use the store, however their URLs name it, and for no other store.
+
+        :raises StoreError: the store has to be asked for it, and cannot be reached.
+        """
+
     def lock_folder(self) -> Path:
         """The folder with the lock files of this host's engines on the store; it need not exist.
 

@@ -272,9 +272,20 @@ class Statements(Queries):
         text, given = dialect.compile, dialect.parameter
         fields = [field for field in EngineRecord.__struct_fields__ if field != 'id']
         self.insert_engine = text(sa.insert(engine).values(_values(dialect, *fields)).returning(row.id))
-        # Shared, so that nobody can declare the engine dead before its transaction has ended.
-        self.is_member = text(
-            sa.select(row.id).where(row.id == given('engine_id'), row.ended.is_(None)).with_for_update(read=True)
+        present = sa.and_(row.id == given('engine_id'), row.ended.is_(None))
+        if dialect.locks_rows:
+            # Each transaction is a sign of life, and leaves a mark of its own. Until it has ended nobody else gets at
+            # the row, and so can declare the engine dead.
+            self.sign = text(
+                sa.update(engine)
+                .values(heartbeat=row.heartbeat + 1, beat_at=given('at'))
+                .where(present)
+                .returning(row.uuid, row.heartbeat)
+            )
+        else:
+            self.sign = text(sa.select(row.uuid, row.heartbeat).where(present))
+        self.has_mark = text(
+            sa.select(row.id).where(row.uuid == given('uuid'), row.heartbeat >= given('heartbeat'))
         )
         self.beat = text(
             sa.update(engine)
@@ -350,5 +361,6 @@ class Statements(Queries):
             .values(_values(dialect, 'correlation_id', 'pid'))
             .on_conflict_do_nothing(index_elements=[row.correlation_id])
         )
+        self.point_task = text(sa.update(task).values(pid=given('pid')).where(this))
         self.owe_reply = text(sa.update(task).values(reply_to=given('reply_to')).where(this))
         self.settle_task = text(sa.update(task).values(reply_to=None).where(this))

@@ -23,7 +23,7 @@ from ...threads import StartFailed, StopTimeout
 from ..errors import EngineStopped, StoreRetired
 from ..faults import FaultPoint, Faults
 from .database import BUSY_PATIENCE, Database, transact
-from .engines import is_member, rejoin
+from .engines import rejoin, sign
 from .records import EngineRecord, ProcessRecord, StateChange, Unit, Verdict
 from .transaction import Admission, Cursor, Transaction
 from .units import apply
@@ -292,8 +292,10 @@ class StoreThread:
             cursor=cursor, sql=self._statements, engine_id=self.engine_id, admission=self._admission
         )
         self._faults.hit(FaultPoint.BATCH_BEGUN)
-        if self.engine_id and not is_member(transaction):
-            rejoin(transaction, self._listener.next_life())
+        if self.engine_id:
+            mark = sign(transaction) or rejoin(transaction, self._listener.next_life())
+            if mark is not None:
+                self._database.mark(lambda cursor: mark.is_left(cursor, self._statements.has_mark))
         answers = _perform(transaction, operations)
         self._faults.hit(FaultPoint.BATCH_WRITTEN)
         return answers, transaction

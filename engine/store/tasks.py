@@ -24,14 +24,19 @@ def create_once(transaction: Transaction, correlation_id: str, unit: Unit) -> tu
     :returns: the pid, of the new process, of the one that holds its key, or of the one that was there for the task;
         and whether that is the last.
     """
-    row = transaction.row(transaction.sql.process_of_task, {'correlation_id': correlation_id})
-    if row is not None:
-        return row[0], True
+    new = unit.create[0].pid
+    mark = {'correlation_id': correlation_id, 'pid': new}
+    # First of all: of two engines that have got the same message at once, the other waits here for the first.
+    transaction.cursor.execute(transaction.sql.insert_task, mark)
+    if transaction.cursor.rowcount == 0:
+        (pid,) = transaction.row(transaction.sql.process_of_task, {'correlation_id': correlation_id})
+        return pid, True
     (verdict,) = apply(transaction, [unit])
     attached = verdict.attached if isinstance(verdict, Held) else None
-    pid = unit.create[0].pid if attached is None else attached.pid
-    transaction.cursor.execute(transaction.sql.insert_task, {'correlation_id': correlation_id, 'pid': pid})
-    return pid, False
+    if attached is None:
+        return new, False
+    transaction.cursor.execute(transaction.sql.point_task, {**mark, 'pid': attached.pid})
+    return attached.pid, False
 
 
 def owe_reply(transaction: Transaction, reply: OwedReply) -> None:

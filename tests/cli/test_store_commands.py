@@ -206,6 +206,7 @@ def check_outcome(store: str, count: int = 75) -> None:
         assert Counter(row.parent for row in rows.values() if row.parent is not None).most_common(1)[0][1] == 1
     finally:
         reader.close()
+        objects.close()
 
 
 def assert_none_again(yard: Yard, before: int, archive: Path) -> None:

@@ -14,6 +14,7 @@ from treadle.engine import Communicator, Engine, LocalCommunicator
 no_leaked_threads = leaks.no_leaked_threads
 quiet_asyncio = leaks.quiet_asyncio
 
+
 def _rabbit(request: pytest.FixtureRequest) -> Communicator:
     from treadle.engine.communication.address import address_of
     from treadle.engine.communication.rabbit import RabbitCommunicator

@@ -6,7 +6,7 @@ import queue
 import threading
 from typing import Any
 
-from treadle.engine import Process, WorkChain, calcfunction, on_kill
+from treadle.engine import File, Process, WorkChain, calcfunction, on_kill
 
 PATIENCE = 20.0
 HERE = 'communication.hosts'
@@ -89,6 +89,16 @@ class UntilKilled(Process):
     def run(self):
         with on_kill(KILLED[self.inputs.name].set):
             GATES.pass_through(self.inputs.name)
+
+
+class GivesFile(Process):
+    @classmethod
+    def define(cls, spec):
+        super().define(spec)
+        spec.output('file', valid_type=File)
+
+    def run(self):
+        self.out('file', File(b'content', name='a.txt'))
 
 
 class Fails(Process):

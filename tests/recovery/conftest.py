@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 import recovery.books
-from recovery import forkserver
-from support import leaks
+from support import forkserver, leaks
 
 HERE = Path(__file__).parent
 

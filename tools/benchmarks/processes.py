@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 from treadle.engine import Process, ProcessNode, ProcessSpec, ToContext, WorkChain, append_
 
@@ -50,6 +51,18 @@ class Sleep(Process):
 
     def run(self) -> None:
         self.over.wait()
+
+
+class Stamp(Process):
+    """Gives the moment at which its step began, by the clock that all OS processes of a machine share."""
+
+    @classmethod
+    def define(cls, spec: ProcessSpec) -> None:
+        super().define(spec)
+        spec.output('began', valid_type=float)
+
+    def run(self) -> None:
+        self.out('began', time.monotonic())
 
 
 class Burn(Process):

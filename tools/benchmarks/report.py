@@ -6,13 +6,16 @@ import dataclasses
 import json
 import sys
 
+#: Of the names.
+WIDTH = 52
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One figure of Treadle's beside its reference from the same run.
 
     ``goal`` is what ``ratio`` (Treadle's figure over the reference) should reach at least, or at most where
-    ``less_is_better``.
+    ``less_is_better``; ``None`` where the figure is only to be looked at.
     """
 
     name: str
@@ -20,7 +23,7 @@ class Row:
     treadle: float
     reference: float
     reference_name: str
-    goal: float
+    goal: float | None
     less_is_better: bool = False
 
     @property
@@ -30,7 +33,9 @@ class Row:
 
     @property
     def reached(self) -> bool:
-        """Whether the goal is met."""
+        """Whether the goal is met, if there is one."""
+        if self.goal is None:
+            return True
         return self.ratio <= self.goal if self.less_is_better else self.ratio >= self.goal
 
 
@@ -41,14 +46,13 @@ def show(rows: list[Row], *, as_json: bool) -> None:
         json.dump(found, sys.stdout, indent=2)
         print()
         return
-    print(f'{"":44} {"Treadle":>10} {"reference":>10} {"unit":8} {"ratio":>6}  goal')
+    print(f'{"":{WIDTH}} {"Treadle":>10} {"reference":>10} {"unit":8} {"ratio":>6}  goal')
     for row in rows:
-        bound = '<=' if row.less_is_better else '>='
-        verdict = '' if row.reached else '  MISSED'
-        print(
-            f'{row.name:44} {row.treadle:10,.3g} {row.reference:10,.3g} {row.unit:8} {row.ratio:6.2f}  '
-            f'{bound} {row.goal:g} of {row.reference_name}{verdict}'
-            if row.treadle < 1000
-            else f'{row.name:44} {row.treadle:10,.0f} {row.reference:10,.0f} {row.unit:8} {row.ratio:6.2f}  '
-            f'{bound} {row.goal:g} of {row.reference_name}{verdict}'
-        )
+        form = ',.3g' if row.treadle < 1000 else ',.0f'
+        figures = f'{row.treadle:10{form}} {row.reference:10{form}}'
+        if row.goal is None:
+            goal = f'({row.reference_name})'
+        else:
+            bound = '<=' if row.less_is_better else '>='
+            goal = f'{bound} {row.goal:g} of {row.reference_name}{"" if row.reached else "  MISSED"}'
+        print(f'{row.name:{WIDTH}} {figures} {row.unit:8} {row.ratio:6.2f}  {goal}')

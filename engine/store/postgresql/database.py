@@ -11,6 +11,7 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Callable
 from typing import Final, cast
 
 import psycopg
@@ -57,6 +58,7 @@ class PostgresqlDatabase:
         self._connection: PgConnection | None = None
         self._transaction_id = 0
         self._inside = False
+        self._is_marked: Callable[[Cursor], bool] | None = None
         self.hurry = threading.Event()
         self._look_due = 0.0
         self._snapshot: Snapshot | None = None
@@ -127,6 +129,8 @@ class PostgresqlDatabase:
 
     def begin(self) -> Cursor:
         """Begin a transaction that has its number, by which its end can be looked up; reconnects if need be."""
+        self._transaction_id = 0
+        self._is_marked = None
         uncut.__enter__()
         try:
             cursor = self._connected().cursor()
@@ -141,6 +145,14 @@ class PostgresqlDatabase:
             raise
         self._inside = True
         return cast(Cursor, cursor)
+
+    def mark(self, is_left: Callable[[Cursor], bool]) -> None:
+        """How to see that the transaction is in.
+
+        Its number alone does not tell: a server that crashed before it had written anything of the transaction to its
+        log knows nothing of it when it comes back, and gives the same number to another one.
+        """
+        self._is_marked = is_left
 
     def commit(self) -> None:
         """Make the transaction durable; an answer that does not come is looked up on another connection.
@@ -171,6 +183,9 @@ class PostgresqlDatabase:
             try:
                 self._drop()
                 status = self._ask_for_end()
+                if status == 'committed' and self._is_marked is not None:
+                    cursor = cast(Cursor, self._connected().cursor())
+                    status = 'committed' if self._is_marked(cursor) else 'aborted'
             except psycopg.Error as error:
                 if isinstance(error, errors.InvalidParameterValue):
                     return False  # a server that took over has never heard of it

@@ -51,7 +51,7 @@ class PostgresqlLocation:
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self._folder: Path | None = None
+        self._identity: str | None = None
         self._lock = threading.Lock()
 
     def __str__(self) -> str:
@@ -134,14 +134,18 @@ class PostgresqlLocation:
 
         return PostgresqlContents(self.server)
 
-    def lock_folder(self) -> Path:
-        """A folder of this user's on this host, named after the store itself: two URLs may mean one server."""
+    def identity(self) -> str:
+        """What the database itself says: two URLs may mean one server."""
         with self._lock:
-            if self._folder is None:
+            if self._identity is None:
                 with cast(PgConnection, self._ask(lambda: self._connect_reader())) as connection:
                     row = self._ask(lambda: connection.execute('SELECT uuid FROM identity').fetchone())
-                self._folder = _private_folder() / str(row[0])
-            return self._folder
+                self._identity = str(row[0])
+            return self._identity
+
+    def lock_folder(self) -> Path:
+        """A folder of this user's on this host, named after the store itself."""
+        return _private_folder() / self.identity()
 
     def size(self) -> int:
         """The size of all tables and indexes."""

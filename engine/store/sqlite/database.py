@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
+from collections.abc import Callable
 from typing import cast
 
 from ....threads import run_in_child
@@ -90,6 +91,9 @@ class SqliteDatabase:
             raise
         self._inside = True
         return cast(Cursor, cursor)
+
+    def mark(self, is_left: Callable[[Cursor], bool]) -> None:
+        """Not needed: a commit gets its answer in the same call."""
 
     def commit(self) -> None:
         """Make the transaction durable: when this returns, the log is on the disk."""

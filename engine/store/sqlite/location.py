@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import socket
 import sqlite3
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -128,6 +130,10 @@ class SqliteLocation:
         from .contents import SqliteContents  # noqa: PLC0415
 
         return SqliteContents(self.file)
+
+    def identity(self) -> str:
+        """By where the file lies: on which host, and its path."""
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, f'{socket.gethostname()}:{self.url}'))
 
     def lock_folder(self) -> Path:
         """A folder beside the file."""
