@@ -17,6 +17,7 @@ from .errors import (
     CommandTimeout,
     CommunicationError,
     CommunicatorClosed,
+    ComputerNotFound,
     ComputerUnreachable,
     ConfigurationError,
     ConnectionLost,
@@ -40,6 +41,8 @@ from .errors import (
     StoreError,
     StoreFull,
     StoreReadOnly,
+    StoreRefused,
+    StoreRetired,
     StoreTooNew,
     StoreUnavailable,
     TaskRejected,
@@ -56,6 +59,11 @@ from .errors import (
 from .exit_code import ExitCode
 from .futures import ProcessFuture
 from .interruptable import InterruptableFuture, interruptable_task
+from .jobs.calcinfo import CalcInfo, CodeInfo, SubmissionFolder
+from .jobs.calcjob import CalcJob, RemoteFolder
+from .jobs.computer import Computer
+from .jobs.monitors import Monitor, RunningJob
+from .jobs.shelljob import ShellJob
 from .launcher import ProcessLauncher
 from .listeners import ProcessListener
 from .node import ProcessNode
@@ -81,10 +89,15 @@ __all__ = [
     'BrokerError',
     'BrokerRefused',
     'BrokerUnavailable',
+    'CalcInfo',
+    'CalcJob',
+    'CodeInfo',
     'CommandTimeout',
     'CommunicationError',
     'Communicator',
     'CommunicatorClosed',
+    'Computer',
+    'ComputerNotFound',
     'ComputerUnreachable',
     'ConfigurationError',
     'ConnectionLost',
@@ -104,6 +117,7 @@ __all__ = [
     'LeaseLost',
     'LocalCommunicator',
     'MessageNotSent',
+    'Monitor',
     'Process',
     'ProcessBuilder',
     'ProcessExcepted',
@@ -117,15 +131,21 @@ __all__ = [
     'ProcessSpec',
     'ProcessState',
     'RemoteException',
+    'RemoteFolder',
     'ReplayMismatch',
     'Runner',
+    'RunningJob',
+    'ShellJob',
     'SpecError',
     'StepAborted',
     'StoreError',
     'StoreFull',
     'StoreReadOnly',
+    'StoreRefused',
+    'StoreRetired',
     'StoreTooNew',
     'StoreUnavailable',
+    'SubmissionFolder',
     'TaskRejected',
     'ToContext',
     'TransportClosed',
