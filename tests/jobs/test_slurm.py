@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -98,7 +99,8 @@ def test_what_slurm_refuses_is_told(slurm_place: Any) -> None:
 
 @pytest.mark.timeout(120)
 def test_too_much_memory(slurm_place: Any) -> None:
-    hungry = f"{sys.executable} -c 'import time; hunger = bytearray(300 << 20); time.sleep(60)'"
+    program = 'import time; hunger = bytes([1]) * (300 << 20); time.sleep(60)'
+    hungry = shlex.join([sys.executable, '-c', program])
     with slurm_place.engine() as engine:
         node = _submit(engine, slurm_place, hungry, max_memory_kb=50 * 1024)
         engine.wait(node, timeout=100)
