@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +93,3 @@ def test_what_slurm_refuses_is_told(slurm_place: Any) -> None:
         engine.wait(node, timeout=50)
         assert node.exit_status == 130 and 'invalid partition' in node.exit_message.lower()
     assert slurm_place.submitted() == 0
-
-
-@pytest.mark.timeout(120)
-def test_too_much_memory(slurm_place: Any) -> None:
-    program = 'import time; hunger = bytes([1]) * (300 << 20); time.sleep(60)'
-    hungry = shlex.join([sys.executable, '-c', program])
-    with slurm_place.engine() as engine:
-        node = _submit(engine, slurm_place, hungry, max_memory_kb=50 * 1024)
-        engine.wait(node, timeout=100)
-        assert node.exit_status == 110, node.exit_message
