@@ -68,6 +68,8 @@ class Lifeline:
         try:
             async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
                 while (session := self.current) is None:
+                    # It may be set for one that was lost a moment ago: waiting would then not let go of the loop.
+                    self._changed.clear()
                     await self._changed.wait()
                 return session
         except TimeoutError:
