@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from ...threads import CrossingFuture, Forked, LoopClosed, LoopThread, StopTimeout, wait
+from ...threads import CrossingFuture, Forked, LoopClosed, LoopState, LoopThread, StopTimeout, wait
 from ..errors import BrokerUnavailable, MessageNotSent, UnroutableError
 from .address import BrokerAddress
 from .hints import Hints
@@ -79,9 +79,10 @@ class Link:
         try:
             self.thread.start(timeout)
             self.hints.bridge = self.thread.bridge
-            if is_needed:
-                wait(self.lifeline.connected, timeout, what='start()')
+            wait(self.lifeline.connected, timeout, what='start()')
         except BaseException as error:
+            if isinstance(error, TimeoutError) and not is_needed and self.thread.state is LoopState.RUNNING:
+                return
             self.thread.request_stop()
             with contextlib.suppress(StopTimeout):
                 self.thread.join(GIVING_UP)

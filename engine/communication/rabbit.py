@@ -114,7 +114,7 @@ class RabbitCommunicator:
         """Connect.
 
         :param timeout: seconds; the address has a bound of its own for connecting.
-        :param is_needed: ``False`` returns at once, and goes on trying until the broker is there.
+        :param is_needed: ``False`` goes on trying if the broker is not there.
         :raises BrokerUnavailable: it is not there, or does not answer in time.
         :raises BrokerRefused: it does not let us in; says why.
         """

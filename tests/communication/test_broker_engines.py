@@ -260,13 +260,17 @@ class TestStart:
 
     def test_one_that_is_no_broker(self, store, answering_port):
         port = answering_port(b'HTTP/1.1 400 Bad Request')
-        with pytest.raises(BrokerRefused, match='does not speak AMQP'):
+        with pytest.raises(BrokerUnavailable, match='does not speak AMQP'):
             Engine(store, broker=f'amqp://127.0.0.1:{port}').start()
 
     def test_a_wrong_password(self, store, broker):
         with pytest.raises(BrokerRefused, match="refuses the user 'guest' or its password") as caught:
             Engine(store, broker=broker.replace('guest:guest', 'guest:geheim')).start()
         assert 'geheim' not in str(caught.value)
+
+    def test_what_waiting_cannot_mend(self, store, broker):
+        with pytest.raises(BrokerRefused, match="refuses the user 'guest' or its password"):
+            Engine(store, broker=broker.replace('guest:guest', 'guest:geheim')).start(needs_broker=False)
 
     def test_a_virtual_host_that_is_not_there(self, store, broker):
         with pytest.raises(BrokerRefused, match="onto the virtual host 'nowhere'"):
