@@ -124,9 +124,9 @@ if [ "$(readlink .treadle/started)" != "$me" ]; then
     [ -n "$(readlink .treadle/started)" ] || { echo 'treadle: the work directory cannot be written' >&2; exit 71; }
     exit 0
 fi
-# A signal that ends the commands must not end this shell before it has said how they ended.
+%(limits)s# A signal that ends the commands must not end this shell before it has said how they ended.
 trap : HUP INT TERM USR1 USR2 XCPU
-%(limits)s( . ./.treadle/commands.sh )
+( . ./.treadle/commands.sh )
 code=$?
 %(after)sprintf '%%s %%s\n' "$code" "$(date +%%s)" >.treadle/ended.new && mv .treadle/ended.new .treadle/ended
 exit "$code"
@@ -136,9 +136,10 @@ exit "$code"
 # job's own, see `Direct.submit_text`.
 _WATCH_TIME: Final = r"""
 (
-    trap - HUP INT TERM
+    # Before there is anything to end: a job may be over before its watch has begun. Until here the signal just ends it,
+    # since the shell around it has no traps yet that a fork would carry along.
+    trap 'kill "$!" 2>/dev/null; exit 0' USR1
     sleep %(seconds)d &
-    trap "kill $! 2>/dev/null; exit 0" USR1
     wait
     printf 'timeout\n' >.treadle/limit.new && mv .treadle/limit.new .treadle/limit
     trap '' TERM
