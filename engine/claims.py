@@ -19,7 +19,7 @@ from .errors import EngineStopped, ProcessParked, StoreError
 from .faults import FaultPoint
 from .loading import why_missing
 from .processes.identity import is_known
-from .states import TERMINAL_STATES, ProcessState
+from .states import ProcessState
 from .store.records import ProcessRecord
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ PAGE = 500
 SWEEP = 5.0
 #: For how many times the duration of a search none is made because others have written.
 SEARCH_SHARE = 10
+#: The same for looking what has become of all that is held or awaited, of which there may be very much.
+HEARING_SHARE = 2
 
 
 class Claims:
@@ -62,6 +64,9 @@ class Claims:
         # Whether others have written since the last search, and when the next one may be made because of that.
         self._others_wrote = False
         self._search_may = 0.0
+        # The same for what is held or awaited.
+        self._others_changed = False
+        self._hearing_may = 0.0
 
     def begin(self, membership: Membership) -> None:
         """The engine has its id."""
@@ -114,7 +119,10 @@ class Claims:
         :param changes: processes have ended, or were killed or paused.
         """
         if changes:
-            self._hearing.ask()
+            if time.monotonic() >= self._hearing_may:
+                self._hearing.ask()
+            else:
+                self._others_changed = True
         if work:
             self.look()
 
@@ -125,6 +133,9 @@ class Claims:
     def look_if_due(self) -> None:
         """Search if there is a reason to, or if none was made for a while; called all the time, on the store thread."""
         now = time.monotonic()
+        if self._others_changed and now >= self._hearing_may:
+            self._others_changed = False
+            self._hearing.ask()
         if self._unknown_class:
             self._unknown_class = False
             self.look()
@@ -143,7 +154,7 @@ class Claims:
 
     def _hear_of_others(self) -> None:
         """What other OS processes have committed: intents for what is held, and ends, told to whoever waits here."""
-        parts = self._parts
+        parts, began = self._parts, time.monotonic()
         with _tried_again('looking for what others have committed'):
             held = parts.dispatcher.held_pids()
             if held:
@@ -154,10 +165,12 @@ class Claims:
                 # Never that something was played: what is read here may be older than what this engine has written
                 # since. A process that is set aside for nothing is taken again at once.
                 parts.dispatcher.pause({pid: True for pid, _, paused in intents if paused})
-            awaited = parts.terminations.awaited()
-            if awaited:
-                states = parts.source.reader.states(awaited)
-                parts.terminations.ended(pid for pid, state in states.items() if state in TERMINAL_STATES)
+            for ended in parts.source.reader.ended(parts.terminations.awaited()):
+                for record in ended:
+                    parts.terminations.keep_final(record)
+                parts.terminations.ended(record.pid for record in ended)
+        ended_at = time.monotonic()
+        self._hearing_may = ended_at + HEARING_SHARE * (ended_at - began)
 
     def _claim_what_fits(self) -> None:
         began = time.monotonic()
