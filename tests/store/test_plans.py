@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import psycopg
 import pytest
 
@@ -18,13 +21,10 @@ def test_no_statement_of_the_hot_path_reads_the_whole_table(postgres: str, name:
     location = locate(postgres)
     location.ensure_schema()
     statement = getattr(location.statements(), name)
-    given = dict.fromkeys(
-        ('exit_status', 'exit_message', 'exception', 'outputs', 'checkpoint', 'step', 'owner', 'pause_bits',
-         'pause_mask', 'visit', 'changed_at', 'fenced_pid', 'fenced_epoch', 'fenced_version', 'new_owner'), 1,
-    )  # fmt: skip
-    given.update(state='running')  # type: ignore[call-overload]
+    named: dict[str, Any] = dict.fromkeys(re.findall(r'%\((\w+)\)s', statement))
+    some = f'{{{",".join(str(pid) for pid in range(19001, 19101))}}}'
+    parameters = {**named, 'pids': some, 'ended': some, 'fenced_pid': 19001, 'fenced_epoch': 1, 'fenced_version': 1}
     with psycopg.connect(postgres, autocommit=True, options='-c search_path=treadle') as connection:
         connection.execute(_MANY)
-        parameters = {**given, 'pids': '{19001,19002,19003}', 'ended': '{19001}'}
         plan = '\n'.join(row[0] for row in connection.execute(f'EXPLAIN {statement}', parameters).fetchall())
     assert 'Seq Scan on process' not in plan, plan
