@@ -10,15 +10,22 @@ from .communication import BroadcastFilter, Communicator, LocalCommunicator
 from .default import default_engine, run, run_get_node, run_get_pid, submit
 from .engine import Engine
 from .errors import (
+    AuthenticationFailed,
     BrokerError,
     BrokerRefused,
     BrokerUnavailable,
+    CommandTimeout,
     CommunicationError,
     CommunicatorClosed,
+    ComputerNotFound,
+    ComputerUnreachable,
     ConfigurationError,
+    ConnectionLost,
     CorruptValue,
     DuplicateSubscriberIdentifier,
     EngineStopped,
+    FileTooLarge,
+    HostKeyError,
     InvalidMessage,
     KeyConflict,
     KilledError,
@@ -34,11 +41,17 @@ from .errors import (
     StoreError,
     StoreFull,
     StoreReadOnly,
+    StoreRefused,
+    StoreRetired,
     StoreTooNew,
     StoreUnavailable,
     TaskRejected,
+    TransportClosed,
+    TransportError,
+    TransportUnusable,
     TreadleError,
     UnroutableError,
+    UnsafeArchive,
     UnstorableValue,
     UnsupportedStore,
     ValidationError,
@@ -46,6 +59,11 @@ from .errors import (
 from .exit_code import ExitCode
 from .futures import ProcessFuture
 from .interruptable import InterruptableFuture, interruptable_task
+from .jobs.calcinfo import CalcInfo, CodeInfo, SubmissionFolder
+from .jobs.calcjob import CalcJob, RemoteFolder
+from .jobs.computer import Computer
+from .jobs.monitors import Monitor, RunningJob
+from .jobs.shelljob import ShellJob
 from .launcher import ProcessLauncher
 from .listeners import ProcessListener
 from .node import ProcessNode
@@ -61,25 +79,37 @@ from .runner import Runner
 from .spec import ProcessSpec
 from .spec.outline import if_, return_, while_
 from .states import ProcessState
+from .transports import TransportQueue
 from .values import File, Folder, register_codec, register_exception
 
 __all__ = [
+    'AuthenticationFailed',
     'BaseRestartWorkChain',
     'BroadcastFilter',
     'BrokerError',
     'BrokerRefused',
     'BrokerUnavailable',
+    'CalcInfo',
+    'CalcJob',
+    'CodeInfo',
+    'CommandTimeout',
     'CommunicationError',
     'Communicator',
     'CommunicatorClosed',
+    'Computer',
+    'ComputerNotFound',
+    'ComputerUnreachable',
     'ConfigurationError',
+    'ConnectionLost',
     'CorruptValue',
     'DuplicateSubscriberIdentifier',
     'Engine',
     'EngineStopped',
     'ExitCode',
     'File',
+    'FileTooLarge',
     'Folder',
+    'HostKeyError',
     'InterruptableFuture',
     'InvalidMessage',
     'KeyConflict',
@@ -87,6 +117,7 @@ __all__ = [
     'LeaseLost',
     'LocalCommunicator',
     'MessageNotSent',
+    'Monitor',
     'Process',
     'ProcessBuilder',
     'ProcessExcepted',
@@ -100,19 +131,30 @@ __all__ = [
     'ProcessSpec',
     'ProcessState',
     'RemoteException',
+    'RemoteFolder',
     'ReplayMismatch',
     'Runner',
+    'RunningJob',
+    'ShellJob',
     'SpecError',
     'StepAborted',
     'StoreError',
     'StoreFull',
     'StoreReadOnly',
+    'StoreRefused',
+    'StoreRetired',
     'StoreTooNew',
     'StoreUnavailable',
+    'SubmissionFolder',
     'TaskRejected',
     'ToContext',
+    'TransportClosed',
+    'TransportError',
+    'TransportQueue',
+    'TransportUnusable',
     'TreadleError',
     'UnroutableError',
+    'UnsafeArchive',
     'UnstorableValue',
     'UnsupportedStore',
     'ValidationError',

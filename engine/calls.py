@@ -25,12 +25,13 @@ class Calls:
     :ivar waits: waiting for ends, and what a process has ended with.
     :ivar starts: starting processes.
     :ivar functions: running process functions that are called.
+    :ivar patience: waiting for a store that is away, for steps.
     """
 
-    __slots__ = ('functions', 'intents', 'starts', 'waits')
+    __slots__ = ('functions', 'intents', 'patience', 'starts', 'waits')
 
     def __init__(self, *, parts: EngineParts, host: Host) -> None:
-        patience = Patience(store=parts.store, steps=parts.steps)
+        patience = self.patience = Patience(store=parts.store, steps=parts.steps)
         self.intents = Intents(parts=parts)
         self.waits = Waits(parts=parts, host=host, patience=patience)
         self.starts = Starts(

@@ -165,6 +165,7 @@ class Claims:
                 # Never that something was played: what is read here may be older than what this engine has written
                 # since. A process that is set aside for nothing is taken again at once.
                 parts.dispatcher.pause({pid: True for pid, _, paused in intents if paused})
+            parts.desks.ask()
             for ended in parts.source.reader.ended(parts.terminations.awaited()):
                 for record in ended:
                     parts.terminations.keep_final(record)
@@ -177,6 +178,7 @@ class Claims:
         with _tried_again('looking for work'):
             if self._script is not None:
                 self._add_origins(self._parts.source.reader.ended_engines_of(self._script))
+            self._parts.desks.look(None if self._claims_all else self._origins)
             self._claim_pages()
         ended = time.monotonic()
         # Beside others that write without a pause, most of the time is left for other things.

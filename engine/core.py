@@ -23,6 +23,7 @@ from .claims import Claims
 from .communication import Communicator
 from .communication.messages import HINT_CHANGES, HINT_WORK
 from .config import Diagnostics
+from .desk.timing import Timing
 from .dispatcher import Dispatcher
 from .errors import EngineStopped, LeaseLost, ProcessParked, StepAborted, StoreRetired, StoreUnavailable
 from .exit_code import ExitCode
@@ -42,6 +43,7 @@ from .store.records import PARKS, LogEntry
 from .store.store_thread import Failure, StoreThread
 from .store_listener import StoreListener
 from .terminations import Terminations
+from .transports import ConnectionAuthority
 from .values import Codec, Reference
 from .worker import Worker
 
@@ -81,6 +83,7 @@ class Core:
         max_crashes: int,
         diagnostics: Diagnostics,
         faults: Faults,
+        timing: Timing,
         engine: Engine,
     ) -> None:
         self.name = name
@@ -92,6 +95,7 @@ class Core:
         self._lease_seconds = lease
         self._max_crashes = max_crashes
         self._diagnostics = diagnostics
+        self._timing = timing
         self._engine = engine
         self.host = ProcessHost(engine=engine, core=self)
         self._fork_guard = ForkGuard(remedy='create and start an engine of its own in the child')
@@ -195,7 +199,12 @@ class Core:
             live_engines=self.source.reader.live_engines,
             still_running=lambda: [visit.pid for visit in self.dispatcher.visits()],
         )
-        self.claims = Claims(parts=self, claims_all=self._claims_all)
+        # What looks after jobs takes a while to import; a program that starts no engine goes without.
+        from .desk.desks import Desks  # noqa: PLC0415
+
+        self.connections = ConnectionAuthority()
+        self.desks = Desks(parts=self, timing=self._timing)
+        self.claims: Claims = Claims(parts=self, claims_all=self._claims_all)
         self.calls = Calls(parts=self, host=self.host)
         self.messaging.take_over_replies(self, self.calls, self.audience)
         names = [f'treadle-worker-{number}' for number in range(1, self._worker_count + 1)]
@@ -206,12 +215,13 @@ class Core:
         threads = [worker.thread for worker in self._workers]
         threshold = self._diagnostics.watchdog
         watchdogs = [Watchdog([*threads, *self.messaging.threads], threshold=threshold)] if threshold else []
-        self._group = Group(
+        self._group: Group = Group(
             f'engine {self.name!r}',
-            [self.store, self.membership, self.steps, *threads, *watchdogs],
+            [self.store, self.membership, self.connections, self.steps, *threads, *watchdogs],
             stop_order=[
                 [watchdog.name for watchdog in watchdogs],
                 names,
+                [self.connections.name],
                 [self.steps.name],
                 [self.membership.name],
                 [self.store.name],

@@ -21,6 +21,7 @@ from .communication.address import address_of
 from .config import Diagnostics, LogChoice, LogSettings
 from .control import ProcessControl
 from .core import Core
+from .desk.timing import Timing
 from .faults import Faults, NoFaults
 from .launch import resolve
 from .listeners import Listeners, ProcessListener
@@ -74,6 +75,7 @@ class Engine:
     :param watchdog: seconds that a worker's loop may be held before a warning names the code that holds it; 0 is no
         watchdog; default ``TREADLE_WATCHDOG``, else 1.
     :param faults: for crash tests.
+    :param timing: how patient it is with computers and their schedulers, for tests.
     :raises ConfigurationError: ``broker``, ``logging``, ``asyncio_debug`` or ``watchdog`` makes no sense.
 
     Use it as a context manager, or call :meth:`start` and :meth:`stop`. An engine starts once.
@@ -96,6 +98,7 @@ class Engine:
         asyncio_debug: bool | None = None,
         watchdog: float | None = None,
         faults: Faults | None = None,
+        timing: Timing | None = None,
     ) -> None:
         if workers < 1:
             raise ValueError(f'workers must be at least 1, not {workers!r}')
@@ -122,6 +125,7 @@ class Engine:
             max_crashes=max_crashes,
             diagnostics=Diagnostics.choose(logging=logging, asyncio_debug=asyncio_debug, watchdog=watchdog),
             faults=NoFaults() if faults is None else faults,
+            timing=Timing() if timing is None else timing,
             engine=self,
         )
         self._listeners = Listeners(self.core.audience, lambda: self.core.source)
@@ -132,7 +136,8 @@ class Engine:
         """Open the store, connect to the broker if there is one, start the threads, and take up what is to be run.
 
         :param timeout: seconds for all of it.
-        :param needs_broker: ``False`` starts also when the broker is not there, and goes on trying until it is.
+        :param needs_broker: ``False`` starts also when the broker is not there, and goes on trying until it is; one
+            that refuses us is an error all the same.
         :raises StoreError: the store cannot be used; says why and what to do.
         :raises BrokerError: the broker cannot be reached, or does not let us in; says why and what to do.
         """

@@ -73,6 +73,10 @@ class ProcessNotFound(TreadleError, LookupError):
     """The store holds no process with that pid."""
 
 
+class ComputerNotFound(TreadleError, LookupError):
+    """The store knows no computer of that name; says which there are."""
+
+
 class ProcessExcepted(TreadleError):
     """A process ended with an exception that cannot be rebuilt here; the message names its type."""
 

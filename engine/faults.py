@@ -33,6 +33,17 @@ class FaultPoint(enum.StrEnum):
     CALL_RETURNED = 'call.returned'
     FUNCTION_RETURNED = 'function.returned'
     ENDED = 'process.ended'
+    JOB_BEGUN = 'job.begun'
+    JOB_UPLOADED = 'job.uploaded'
+    JOB_SUBMITTING = 'job.submitting'
+    JOB_ACCEPTED = 'job.accepted'
+    JOB_SUBMITTED = 'job.submitted'
+    JOB_ENDED = 'job.ended'
+    JOB_END_COMMITTED = 'job.end-committed'
+    JOB_FETCHED = 'job.fetched'
+    JOB_RETRIEVED = 'job.retrieved'
+    JOB_CANCELLING = 'job.cancelling'
+    JOB_CANCELLED = 'job.cancelled'
 
 
 class Faults(Protocol):

@@ -81,7 +81,8 @@ def compose(
     """
     process_class = process_class_of(target)
     values = dict(given)
-    metadata = _check_metadata(process_class.__name__, values.pop('metadata', None))
+    metadata = process_class._split_metadata(values.pop('metadata', None), values)
+    metadata = _check_metadata(process_class.__name__, metadata)
     spec = process_class.spec()
     inputs = spec.complete_inputs({name: plain(value) for name, value in values.items()})
     encoded = codec.encode(inputs, 'inputs')  # first of all, for what it raises names the input

@@ -11,6 +11,7 @@ from .store import notes
 if TYPE_CHECKING:
     from ..threads import StepThreads
     from .aborts import Aborts
+    from .desk.desks import Desks
     from .dispatcher import Dispatcher
     from .faults import Faults
     from .homes import Homes
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .processes.visit import Visit
     from .store.store_thread import StoreThread
     from .terminations import Terminations
+    from .transports import ConnectionAuthority
 
 __all__ = ['RETRY_FIRST', 'RETRY_MOST', 'EngineParts', 'keep_log_of_killed']
 
@@ -38,6 +40,8 @@ class EngineParts(Protocol):
     source: Source
     membership: Membership
     faults: Faults
+    desks: Desks
+    connections: ConnectionAuthority
 
     @property
     def engine_id(self) -> int:

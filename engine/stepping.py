@@ -380,6 +380,8 @@ class Stepping:
         if advance.state in TERMINAL_STATES:
             # Whoever waits in this OS process need not read the row that has just been written.
             self._parts.terminations.keep_final(row.final(advance, held))
+        if self._unit is not None and self._unit.job is not None:
+            self._parts.desks.open([self._unit.job.computer])
         self._is_stale = True
         self._unit = None
         self._answer(Committed(satisfied=held.satisfied, paused=held.paused))

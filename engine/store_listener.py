@@ -35,6 +35,8 @@ class StoreListener:
         core.terminations.ended(change.pid for change in changes if change.after in TERMINAL_STATES)
         if claims:
             core.dispatcher.dispatch(claims)
+        if killed or pauses:
+            core.desks.ask()
         core.messaging.hint(changes, claims, pauses)
         core.audience.tell(changes, pauses)
 

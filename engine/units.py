@@ -50,6 +50,7 @@ def unit_of_step(process: Process, visit: Visit, result: StepResult, codec: Code
         kept_calls=_kept_calls(visit),
         pauses=visit.pauses,
         emitted=tuple(visit.emitted),
+        job=result.job,
     )
 
 

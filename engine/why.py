@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .errors import CorruptValue
+from .jobs.explain import job_data, job_sentences
 from .states import TERMINAL_STATES, ProcessState
 from .store.liveness import lives
 from .store.location import StoreLocation
@@ -50,6 +51,7 @@ def explain(reader: Reader, location: StoreLocation, pid: int, *, parked: str | 
         'owner': None if owner is None else _engine(location, owner),
         'awaits': [_process(each) for each in _awaited(reader, record)],
         'claimable_by': None if ended or owner is not None else _claimable_by(reader, location, record),
+        'job': job_data(reader, pid),
         'parked': parked,
         'missing_file': None if ended else _missing_file(record.class_name),
         'last_log': _log(reader.last_log(pid)),
@@ -77,6 +79,7 @@ def _because(
     """The same in sentences."""
     if record.state in TERMINAL_STATES:
         yield from _ending(record)
+        yield from job_sentences(reader, location, record.pid, record.state)
         return
     alive = None if owner is None else lives(location, owner)
     if record.paused:
@@ -103,6 +106,8 @@ def _because(
         more = f' and {len(awaited) - 10} more' if len(awaited) > 10 else ''
         doing = 'It waits for' if record.state == ProcessState.WAITING else 'This step has called'
         yield f'{doing} {listed}{more}.'
+    if record.state == ProcessState.WAITING:
+        yield from job_sentences(reader, location, record.pid, record.state)
     if owner is None and not record.paused and record.state != ProcessState.WAITING and parked is None:
         yield _unclaimed_sentence(reader, location, record)
 

@@ -55,11 +55,13 @@ class Worker:
     async def _main(self, thread: LoopThread) -> None:
         """Serve until the thread is asked to stop; then every process leaves at its next checkpoint."""
         runner = Runner(self._engine, thread.loop, bridge=thread.bridge)
+        desks = self._engine.core.desks.make_room(thread.loop, thread.bridge)
         async with asyncio.TaskGroup() as group:  # so that an error of the serving is not found at the stop
             group.create_task(self._serve(runner), name=f'{thread.name}:serve')
             await thread.wait_stop()
             runner.request_stop()
             self._mailbox.close()
+            await desks.close()
         await runner.wait_drained()
 
     async def _serve(self, runner: Runner) -> None:

@@ -12,6 +12,7 @@ from click.shell_completion import shell_complete
 
 from ...threads import ThreadsError
 from ..errors import TreadleError
+from .computer import computer
 from .control import kill, pause, play, wait
 from .log import log
 from .output import clean
@@ -57,7 +58,7 @@ SECTIONS: Final = {
     'Look': (ps, show, tree, why, log, status, watch),
     'Control': (kill, pause, play, wait),
     'Run': (run, submit, worker),
-    'Keep': (store,),
+    'Keep': (computer, store),
 }
 for commands in SECTIONS.values():
     for command in commands:

@@ -20,7 +20,7 @@ from ..store.records import ProcessSummary
 from .options import open_store
 from .output import clean
 
-__all__ = ['PAUSED_PID', 'PID', 'PLAYING_PID', 'RUNNING_PID', 'TARGET', 'PidType']
+__all__ = ['PAUSED_PID', 'PID', 'PLAYING_PID', 'RUNNING_PID', 'TARGET', 'PidType', 'TextType']
 
 #: The newest processes that are offered, and the files that are searched for process classes.
 _MANY: Final = 200
@@ -31,9 +31,9 @@ _METHODS: Final = frozenset({'define', 'run'})
 
 if TYPE_CHECKING:
     _IntType: TypeAlias = click.ParamType[int]
-    _TextType: TypeAlias = click.ParamType[str]
+    TextType: TypeAlias = click.ParamType[str]
 else:
-    _IntType = _TextType = click.ParamType  # generic only in newer versions
+    _IntType = TextType = click.ParamType  # generic only in newer versions
 
 
 class PidType(_IntType):
@@ -86,7 +86,7 @@ PLAYING_PID = PidType(states=_LIVE, wanted=lambda row: not row.paused)
 PAUSED_PID = PidType(states=_LIVE, wanted=lambda row: bool(row.paused))
 
 
-class TargetType(_TextType):
+class TargetType(TextType):
     """``MODULE:NAME`` on the command line."""
 
     name = 'target'

@@ -129,7 +129,7 @@ async def connect(address: BrokerAddress, name: str) -> Connection:
 
 
 #: What the library says when the other end hangs up, or says something that is no frame of AMQP.
-_CUT_SHORT: Final = 'unexpectedly closed'
+_CUT_SHORT: Final = ('unexpectedly closed', 'Connection reset')
 
 
 def _explained(error: BaseException, address: BrokerAddress) -> BrokerError:
@@ -148,9 +148,10 @@ def _explained(error: BaseException, address: BrokerAddress) -> BrokerError:
         )
     if isinstance(error, (amqp.AuthenticationError, amqp.ProbableAuthenticationError)):
         return BrokerRefused(f'{where} refuses the user {address.user!r} or its password; set them right in the URL')
-    if isinstance(error, (amqp.IncompatibleProtocolError, EOFError)) or _CUT_SHORT in text:
-        return BrokerRefused(
-            f'{where} is there and does not speak AMQP; is the port right, and does it want TLS (amqps://)?'
+    was_cut_short = any(each in text for each in _CUT_SHORT)
+    if was_cut_short or isinstance(error, (amqp.IncompatibleProtocolError, EOFError)):
+        return BrokerUnavailable(  # it may just be starting, or ending
+            f'{where} hangs up, or does not speak AMQP; is the port right, and does it want TLS (amqps://)?'
         )
     if 'vhost' in text or 'NOT_ALLOWED' in text:
         return BrokerRefused(

@@ -17,6 +17,7 @@ from ..exit_code import ExitCode, ExitCodesNamespace
 from ..logging import ProcessLogger, process_logger, report_to
 from ..spec import PortNamespace, ProcessSpec
 from ..spec.exposure import exposed_class
+from ..store.job_records import JobRecord
 from ..store.records import INTENTS
 from .attributes import AttributeDict, FrozenAttributes, plain, thawed
 from .builder import ProcessBuilder, make_builder
@@ -41,12 +42,14 @@ class StepResult:
     :ivar exit_code: for a process that finishes.
     :ivar awaiting: the pids that a process which goes to wait waits for.
     :ivar next_step: a name for people, such as the next step's; ``None`` if it hangs on a condition.
+    :ivar job: the job that a process which goes to wait waits for.
     """
 
     ending: Ending
     exit_code: ExitCode = SUCCESS
     awaiting: tuple[int, ...] = ()
     next_step: str | None = None
+    job: JobRecord | None = None
 
 
 class _ExitCodes:
@@ -108,6 +111,11 @@ class Process:
             raise SpecError(
                 f'{cls.__name__} does nothing: override run(), or derive from WorkChain and give an outline'
             )
+
+    @classmethod
+    def _split_metadata(cls, metadata: Any, values: dict[str, Any]) -> Any:
+        """Take out of the metadata what is an input of such processes; returns the rest."""
+        return metadata
 
     def run(self) -> Any:
         """The work of a process that is not a work chain, as one step; it may be written as ``async def``.
@@ -270,7 +278,7 @@ class Process:
         return self._finish(returned)
 
     def _finish(self, returned: Any) -> StepResult:
-        exit_code = _as_exit_code(type(self).__name__, returned)
+        exit_code = as_exit_code(type(self).__name__, returned)
         if exit_code.status == 0:
             problem = self.spec().check_outputs(self._outputs)
             if problem is not None:
@@ -279,7 +287,7 @@ class Process:
         return StepResult(Ending.FINISH, exit_code)
 
 
-def _as_exit_code(label: str, returned: Any) -> ExitCode:
+def as_exit_code(label: str, returned: Any) -> ExitCode:
     if returned is None:
         return SUCCESS
     if isinstance(returned, ExitCode):

@@ -13,14 +13,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..errors import EngineStopped, StepAborted
 from ..store.records import Fence, LogEntry, ProcessRecord, storable
 
 if TYPE_CHECKING:
+    from ..jobs.computer import Computer
     from ..node import ProcessNode
+    from ..store.job_records import JobRecord
     from ..values import Codec
+
+T = TypeVar('T')
 
 LOGGER = logging.getLogger(__name__)
 
@@ -48,6 +52,15 @@ class Host(Protocol):
         self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[Any, ProcessNode]:
         """Run a process function in the calling thread."""
+
+    def computer(self, visit: Visit, computer: Any) -> Computer:
+        """The computer of that name; one that is given as it is becomes known by that."""
+
+    def job(self, pid: int) -> JobRecord:
+        """The job of a process that has one."""
+
+    def insist(self, visit: Visit, attempt: Callable[[], T]) -> T:
+        """What ``attempt`` returns, which is called until the store takes it."""
 
 
 class Visit:

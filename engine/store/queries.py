@@ -12,15 +12,20 @@ from collections.abc import Collection, Iterable
 from typing import Final, Protocol
 
 from ..states import TERMINAL_STATES
+from .job_records import JobRecord
 from .records import EngineRecord, LogEntry, ProcessRecord, ProcessSummary
 
-__all__ = ['RUNNABLE', 'Queries', 'Wording']
+__all__ = ['LIVE_JOB', 'RUNNABLE', 'Queries', 'Wording']
 
 #: What a sweep may claim; the predicate of the index ``process_runnable``. Order by ``nesting DESC, pid``.
 RUNNABLE: Final = "owner IS NULL AND driven = 0 AND state IN ('created', 'running') AND paused = 0"
 
+#: Jobs about which something may be to be done; the predicate of the index ``job_live``.
+LIVE_JOB: Final = "state NOT IN ('retrieved', 'refused', 'gone')"
+
 _PROCESS: Final = ', '.join(ProcessRecord.__struct_fields__)
 _ENGINE: Final = ', '.join(EngineRecord.__struct_fields__)
+_JOB: Final = ', '.join(JobRecord.__struct_fields__)
 _LOG: Final = ', '.join(LogEntry.__struct_fields__)
 
 
@@ -100,6 +105,15 @@ class Queries:
         self.select_engine = f'SELECT {_ENGINE} FROM engine WHERE id = {named("engine_id")}'
         self.select_retirement = 'SELECT at, moved_to FROM retirement'
         self.live_engines = f'SELECT {_ENGINE} FROM engine WHERE ended IS NULL'
+        self.select_job = f'SELECT {_JOB} FROM job WHERE pid = {named("pid")}'
+        self.select_note = f'SELECT note FROM computer WHERE name = {named("name")}'
+        free = (
+            f'{LIVE_JOB} AND (owner IS NULL OR owner IN '
+            f'(SELECT id FROM engine WHERE ended IS NOT NULL OR lease = 0))'
+        )
+        self.has_free_jobs = f'SELECT 1 FROM job WHERE {free} LIMIT 1'
+        self.select_computers = 'SELECT name, definition FROM computer ORDER BY name'
+        self.count_jobs = 'SELECT computer, state, count(*) FROM job GROUP BY computer, state'
         self.siblings_of_script = (
             f'SELECT id FROM engine WHERE script = {named("script")} AND ended IS NOT NULL'
         )

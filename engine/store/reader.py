@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import ProcessNotFound
 from .connections import Connection, Connections
+from .job_records import JobRecord
 from .queries import Queries
 from .records import (
     INTENTS,
@@ -106,6 +107,28 @@ class Reader:
         """What code said whose digest a process has; ``None`` when it was not kept."""
         rows = self._fetch(self._sql.select_code, {'digest': digest})
         return str(rows[0][0]) if rows else None
+
+    def job(self, pid: int) -> JobRecord | None:
+        """The job of a process, if it has one."""
+        rows = self._fetch(self._sql.select_job, {'pid': pid})
+        return JobRecord(*rows[0]) if rows else None
+
+    def computers(self) -> dict[str, str]:
+        """The definitions of the computers, by name."""
+        return dict(self._fetch(self._sql.select_computers, {}))
+
+    def computer_note(self, name: str) -> str | None:
+        """Why a computer cannot be reached just now, if it cannot."""
+        rows = self._fetch(self._sql.select_note, {'name': name})
+        return rows[0][0] if rows else None
+
+    def has_free_jobs(self) -> bool:
+        """Whether there are jobs that live and that nobody looks after."""
+        return bool(self._fetch(self._sql.has_free_jobs, {}))
+
+    def job_counts(self) -> list[tuple[str, str, int]]:
+        """How many jobs there are: (computer, state, how many)."""
+        return [tuple(row) for row in self._fetch(self._sql.count_jobs, {})]
 
     def awaited_by(self, pid: int) -> list[int]:
         """The processes that must end before a waiting one goes on."""

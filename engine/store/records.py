@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
+from .job_records import JobRecord
+
 
 def storable(text: str) -> str:
     """The text with what some database does not take written as escapes.
@@ -149,6 +151,7 @@ class Unit(msgspec.Struct, frozen=True, gc=False):
         other recorded calls of that visit are killed. ``None`` when the step was not a replay.
     :ivar pauses: the process pauses itself, and its descendants with it, unless it has ended.
     :ivar emitted: outputs that were set, as names and whether the port is dynamic; only noted while somebody listens.
+    :ivar job: a job that comes into being, for which the process goes to wait.
     """
 
     fence: Fence | None = None
@@ -158,6 +161,7 @@ class Unit(msgspec.Struct, frozen=True, gc=False):
     kept_calls: frozenset[int] | None = None
     pauses: bool = False
     emitted: tuple[tuple[str, bool], ...] = ()
+    job: JobRecord | None = None
 
 
 class Held(msgspec.Struct, frozen=True, gc=False):

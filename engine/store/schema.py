@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 
 from .migrations import APPLICATION_ID, HEAD
-from .queries import RUNNABLE
+from .queries import LIVE_JOB, RUNNABLE
 
 __all__ = [
     'APPLICATION_ID',
@@ -42,8 +42,10 @@ __all__ = [
     'TIMED',
     'awaiting',
     'code',
+    'computer',
     'counter',
     'engine',
+    'job',
     'log',
     'metadata',
     'process',
@@ -212,6 +214,44 @@ counter = Table(
     metadata,
     Column('name', Text, primary_key=True),
     Column('next', _Id, nullable=False),
+)
+
+computer = Table(
+    'computer',
+    metadata,
+    Column('name', Text, primary_key=True),
+    # JSON, see ``Computer.to_text``; never a secret.
+    Column('definition', Text, nullable=False),
+    # Why it cannot be reached just now, for people.
+    Column('note', Text),
+    Column('changed_at', _Real, nullable=False),
+)
+
+# The job of a process on a computer; how far it has come, and which engine looks after it.
+job = Table(
+    'job',
+    metadata,
+    Column('pid', _Id, primary_key=True, autoincrement=False),
+    Column('computer', Text, nullable=False),
+    Column('state', Text, nullable=False),
+    Column('request', Text, nullable=False),
+    # How many times it was begun to be brought there, each time in a folder of its own.
+    Column('attempt', Integer, nullable=False, server_default=text('0')),
+    # The fencing token, raised whenever another engine looks after it.
+    Column('epoch', Integer, nullable=False, server_default=text('1')),
+    Column('owner', _Id),
+    Column('folder', Text),
+    Column('job_id', Text),
+    # Where the scheduler has it: 'queued' or 'running'.
+    Column('phase', Text),
+    Column('outcome', Text),
+    Column('retrieved', Text),
+    # What stands in its way, for people.
+    Column('note', Text),
+    # 1: something is to look at it while it runs.
+    Column('monitored', Integer, nullable=False, server_default=text('0')),
+    Column('changed_at', _Real, nullable=False),
+    _partial('job_live', 'computer', 'pid', where=LIVE_JOB),
 )
 
 # One row, once the store was closed for good: nothing is written any more, since all goes on in another store.

@@ -161,7 +161,10 @@ class Transaction:
             return
         # Another child of the same parent may end at this moment; whoever comes second sees what the first has done.
         self.lock(waiters)
-        woken = waiters - self.still_waiting(waiters)
+        self.wake(waiters - self.still_waiting(waiters))
+
+    def wake(self, woken: Collection[int]) -> None:
+        """Let processes go on that wait for nothing any more, and claim them if there is room."""
         if not woken:
             return
         rows = self.rows(self.sql.wake, {'pids': self.as_set(woken), 'changed_at': self.now})

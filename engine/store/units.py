@@ -16,6 +16,7 @@ import msgspec
 from ..errors import KeyConflict
 from ..states import TERMINAL_STATES, ProcessState
 from .intents import kill, pause_below
+from .jobs import begin_jobs
 from .notes import write_log
 from .records import (
     ANY_PAUSE,
@@ -236,7 +237,9 @@ class _Wave:
             self._sql.insert_awaiting,
             [{'waiter': pid, 'awaited_pid': awaited} for pid, pids in waits.items() for awaited in pids],
         )
-        satisfied = waits.keys() - self._transaction.still_waiting(waits)
+        jobs = {fence.pid: unit.job for fence, _, unit in self._moves if unit.job is not None}
+        begin_jobs(self._transaction, jobs.values())
+        satisfied = waits.keys() - self._transaction.still_waiting(waits) - jobs.keys()
         if satisfied:
             self._stay_running(satisfied)
 

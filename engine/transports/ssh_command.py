@@ -69,6 +69,7 @@ class SshCommand:
         self._stderr = Framed(marker, keep)
         self._no_folder = f'{marker}-cd\n'.encode()
         self._wake = threading.Event()
+        channel.settimeout(LOOK)  # of sending: what is read is there already
         channel.in_buffer.set_event(_Ready(self._wake))
         channel.in_stderr_buffer.set_event(_Ready(self._wake))
 
@@ -103,13 +104,11 @@ class SshCommand:
         while left:
             self._operation.check()
             self._take_output()
-            if not self._channel.send_ready():
-                # Nothing wakes us when there is room again.
-                self._wake.clear()
-                self._wake.wait(LOOK)
-                continue
             try:
+                # Waits until the other side has room, and no longer than until the next look.
                 sent = self._channel.send(left[:PACKET].tobytes())
+            except TimeoutError:
+                continue
             except OSError:
                 sent = 0
             if not sent:

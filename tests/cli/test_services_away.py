@@ -194,7 +194,7 @@ def test_a_worker_that_may_wait_starts_without_its_broker(
     while 'nothing listens' not in line(waiting):
         assert waiting.poll() is None
     broker.start()
-    while 'connected to the broker' not in line(waiting):
+    while ' is back' not in line(waiting):
         assert waiting.poll() is None
     assert ended(waiting) == 0
 

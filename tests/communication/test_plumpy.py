@@ -137,6 +137,8 @@ while len({sender for sender, _ in heard}) < 8 and time.monotonic() < deadline:
     time.sleep(0.01)
 said['heard of ends'] = len({sender for sender, _ in heard})
 communicator.close()
+for name in ('one', 'two', 'three', 'five'):  # whose steps execute still, though their processes were killed
+    pathlib.Path(name).touch()
 print('SAID', json.dumps(said))
 """
 

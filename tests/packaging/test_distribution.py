@@ -25,6 +25,7 @@ ALLOWED_IMPORTS = {
     'paramiko': 'paramiko',
     'platformdirs': 'platformdirs',
     'psycopg': 'psycopg',
+    'qtoolkit': 'qtoolkit',
     'rich': 'rich',
     'sqlalchemy': 'sqlalchemy',
 }

@@ -100,7 +100,7 @@ def test_a_new_database_is_ready(location: StoreFile) -> None:
     ensure_schema(location)
     ensure_schema(location)
     with contextlib.closing(connect_writer(location)) as connection:
-        assert connection.execute('SELECT name, next FROM counter').fetchall() == [('pid', 1)]
+        assert connection.execute("SELECT name, next FROM counter WHERE name = 'pid'").fetchall() == [('pid', 1)]
         check_schema(connection, location)
     assert sorted(item.name for item in location.path.parent.iterdir()) == ['store.db']
 
@@ -140,7 +140,7 @@ def test_eight_processes_open_a_new_database_at_once(location: StoreFile) -> Non
     assert [child.communicate(timeout=50)[1] for child in children] == [''] * 8
     assert [child.returncode for child in children] == [0] * 8
     with contextlib.closing(connect_reader(location)) as connection:
-        assert connection.execute('SELECT name, next FROM counter').fetchall() == [('pid', 9)]
+        assert connection.execute("SELECT name, next FROM counter WHERE name = 'pid'").fetchall() == [('pid', 9)]
         assert connection.execute('SELECT version_num FROM alembic_version').fetchall() == [(migrations.HEAD,)]
 
 
@@ -286,7 +286,7 @@ def test_no_database_is_made_beside_the_log_of_one_that_was_moved_away(location:
         assert log.stat().st_size > 0 and not location.path.exists()
         away.rename(location.path)
     with contextlib.closing(connect_reader(location)) as reader:
-        assert reader.execute('SELECT next FROM counter').fetchall() == [(5,)]
+        assert reader.execute("SELECT next FROM counter WHERE name = 'pid'").fetchall() == [(5,)]
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

@@ -63,9 +63,10 @@ def test_a_stalled_engine_goes_on_under_a_new_id_in_its_next_transaction(rig: An
     assert after > other.engine_id > before
     (claim,) = rig.claims
     assert (claim.owner, rig.row(claim.pid).owner) == (after, after), 'it claims in its new name'
+    heartbeat = rig.reader.engine(after).heartbeat
     rig.do(beat)
     assert rig.lives == [after]
-    assert rig.reader.engine(after).heartbeat == 1
+    assert rig.reader.engine(after).heartbeat > heartbeat
 
 
 def test_a_called_function_that_begins_meanwhile_belongs_to_the_new_life(rig: Any, rigs: Any, other: Any) -> None:

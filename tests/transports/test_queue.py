@@ -501,17 +501,22 @@ class TestSshd:
                 loop.stop()
         assert sshd.accepted_logins() - before == 1
 
+    @pytest.mark.parametrize(('sessions', 'commands'), [(10, 50), (3, 30)])
     def test_more_commands_than_sessions(
-        self, make_connections: Callable[..., ConnectionAuthority], make_sshd: Callable[..., Any]
+        self,
+        make_connections: Callable[..., ConnectionAuthority],
+        make_sshd: Callable[..., Any],
+        sessions: int,
+        commands: int,
     ) -> None:
-        # It takes less than the computer is said to take, and is found out.
-        sshd = make_sshd(settings={'MaxSessions': '3'})
+        # The second takes fewer than the computer is said to take, which is found out.
+        sshd = make_sshd(settings={'MaxSessions': str(sessions)})
         before = sshd.accepted_logins()
         connections = make_connections()
 
         async def main() -> None:
             queue = TransportQueue(connections=connections)
-            assert await asyncio.gather(*(ask(queue, spec_of(sshd)) for _ in range(30))) == ['hello'] * 30
+            assert await asyncio.gather(*(ask(queue, spec_of(sshd)) for _ in range(commands))) == ['hello'] * commands
 
         asyncio.run(main())
         assert sshd.accepted_logins() - before == 1

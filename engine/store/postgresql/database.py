@@ -57,8 +57,8 @@ class PostgresqlDatabase:
         self._stall = max(STALL_LEAST, STALL_SHARE * lease)
         self._connection: PgConnection | None = None
         self._transaction_id = 0
-        self._is_marked: Callable[[Cursor], bool] | None = None
         self._inside = False
+        self._is_marked: Callable[[Cursor], bool] | None = None
         self.hurry = threading.Event()
         self._look_due = 0.0
         self._snapshot: Snapshot | None = None
@@ -129,6 +129,7 @@ class PostgresqlDatabase:
 
     def begin(self) -> Cursor:
         """Begin a transaction that has its number, by which its end can be looked up; reconnects if need be."""
+        self._transaction_id = 0
         self._is_marked = None
         uncut.__enter__()
         try:

@@ -1,0 +1,1 @@
+"""Looking after jobs: submitting, polling, retrieving and cancelling them, one desk for each computer."""

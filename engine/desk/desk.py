@@ -1,0 +1,403 @@
+"""A desk: looks after this engine's jobs on one computer, as one task on a worker's loop.
+
+It begins each round at the store, where all that counts is written: which jobs are there, how far each has come, which
+of their processes were killed or paused meanwhile. It sends errands for those about which something is to be done, and
+asks the scheduler once for all that it has. What it keeps in memory only saves work, or slows it down.
+
+A computer that cannot be reached gets one probe at a time, with growing pauses; nothing else is begun meanwhile, and
+everything goes on by itself when a probe comes through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import logging
+import random
+import time
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
+
+from ...threads import LoopClosed, wait_on_loop
+from ..errors import (
+    CommandTimeout,
+    EngineStopped,
+    FileTooLarge,
+    StoreError,
+    TransportClosed,
+    TransportError,
+    UnsafeArchive,
+)
+from ..faults import FaultPoint
+from ..jobs.computer import Computer
+from ..jobs.options import LOCALHOST
+from ..jobs.protocol import JobState
+from ..jobs.schedulers import Listing, Phase, SchedulerReplyError
+from ..states import TERMINAL_STATES
+from ..store.job_records import JobView
+from ..store.jobs import note_computer, note_job, select_computer, store_number, take_slots, views_of
+from ..store.transaction import Transaction
+from .endings import is_active, judge_end, wants_detail
+from .errands import Errands, fence_of
+from .site import Borrow, Site
+from .timing import Timing
+
+if TYPE_CHECKING:
+    from ..parts import EngineParts
+
+__all__ = ['Desk']
+
+LOGGER = logging.getLogger(__name__)
+
+#: So many errands go on at once, at most.
+MOST_ERRANDS: Final = 32
+#: Seconds after which a round is made though nothing has asked for one.
+ROUND: Final = 5.0
+#: Errors of a transport that say something of one errand, not of the computer.
+_OF_ONE: Final = (CommandTimeout, FileTooLarge, UnsafeArchive)
+
+
+class Desk:
+    """Looks after the jobs on one computer.
+
+    :param name: of the computer.
+    :param borrow: gives a transport to it, by its definition.
+    """
+
+    def __init__(
+        self, name: str, *, parts: EngineParts, borrow: Callable[[Computer], Borrow], timing: Timing
+    ) -> None:
+        self.name = name
+        self._parts = parts
+        self._borrow = borrow
+        self._timing = timing
+        self._errands: Errands | None = None
+        self._asked = asyncio.Event()
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._poll: asyncio.Task[None] | None = None
+        self._poll_due = 0.0
+        # By pid: when something may be tried again, and after what pause.
+        self._pauses: dict[int, tuple[float, float]] = {}
+        self._absent_since: dict[int, float] = {}
+        self._failures = 0
+        self._reachable_from = 0.0
+        self._probe: asyncio.Task[None] | None = None
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether a round was asked for that was not begun."""
+        return self._asked.is_set()
+
+    def ask(self) -> None:
+        """Make a round soon; on the loop."""
+        self._asked.set()
+
+    async def serve(self) -> None:
+        """Look after the jobs until none lives here any more; cancelling ends it at once."""
+        try:
+            while True:
+                self._asked.clear()
+                wait = await self._try_round()
+                if wait is None:
+                    return
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await self._asked.wait()
+        finally:
+            await self._wind_up()
+
+    async def _wind_up(self) -> None:
+        tasks = [*self._tasks.values(), *filter(None, (self._poll, self._probe))]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _try_round(self) -> float | None:
+        """One round; seconds until the next one, or ``None`` when nothing is left to look after."""
+        try:
+            return await self._round()
+        except (EngineStopped, LoopClosed):
+            raise
+        except StoreError as error:
+            LOGGER.error('the jobs on %s wait for the store: %s', self.name, error)
+        except TransportError as error:
+            self._is_away(error)
+        except Exception as error:  # whatever it is, the jobs are still there
+            LOGGER.critical('the desk of %s failed, and tries again', self.name, exc_info=error)
+            self._note_computer(f'{type(error).__name__}: {error}')
+            return self._timing.retry_most / 10
+        return self._timing.retry_first
+
+    # -- a round -------------------------------------------------------------------------------------------
+
+    async def _round(self) -> float | None:
+        errands = await self._at_work()
+        now = time.monotonic()
+        room = MOST_ERRANDS - len(self._tasks) if self._is_reachable(now) else 0
+        folder_of = await errands.folder_giver() if room > 0 else None
+        computer = errands.site.computer
+
+        def look(transaction: Transaction) -> tuple[list[int], list[JobView], int, Computer]:
+            taken = []
+            if folder_of is not None:
+                taken = take_slots(
+                    transaction,
+                    computer.name,
+                    max_jobs=computer.max_jobs,
+                    max_queued=computer.max_queued,
+                    most=room,
+                    folder_of=folder_of,
+                )
+            return taken, *views_of(transaction, computer.name), _defined(transaction, computer.name)
+
+        taken, views, live, defined = await wait_on_loop(self._parts.store.call(look))
+        begun = set(taken)
+        for view in views:
+            if view.pid in begun:
+                errands.began(fence_of(view))
+                self._parts.faults.hit(FaultPoint.JOB_BEGUN)
+        if defined != computer:
+            self._errands = None  # with the next round
+            self.ask()
+        if not live and not self._tasks:
+            return None
+        for view in views:
+            self._send(errands, view, now)
+        return self._next_round(views, now)
+
+    async def _at_work(self) -> Errands:
+        if self._errands is None:
+
+            def read(transaction: Transaction) -> tuple[Computer, int]:
+                return _defined(transaction, self.name), store_number(transaction)
+
+            computer, number = await wait_on_loop(self._parts.store.call(read))
+            site = Site(computer, self._borrow(computer), patience=self._timing.command)
+            self._errands = Errands(parts=self._parts, site=site, store_number=number, timing=self._timing)
+        return self._errands
+
+    def _send(self, errands: Errands, view: JobView, now: float) -> None:
+        """Send an errand for a job if one is due."""
+        if view.pid in self._tasks or self._pauses.get(view.pid, (0.0, 0.0))[0] > now:
+            return
+        killed = view.process_state in TERMINAL_STATES
+        errand: Coroutine[Any, Any, Any] | None = None
+        if killed and view.state in (JobState.PREPARED, JobState.UPLOADING, JobState.ENDED):
+            errand = errands.drop(view)
+        elif not self._is_reachable(now):
+            return
+        elif view.state == JobState.SUBMITTING:
+            errand = errands.find_out(view)
+        elif view.state == JobState.SUBMITTED:
+            errand = self._errand_of_submitted(errands, view, killed=killed, now=now)
+        elif view.paused:
+            return
+        elif view.state == JobState.UPLOADING:
+            errand = errands.bring(view)
+        elif view.state == JobState.ENDED:
+            errand = errands.fetch(view)
+        if errand is not None:
+            task = asyncio.create_task(self._run(view, errand), name=f'job of process {view.pid}')
+            self._tasks[view.pid] = task
+            task.add_done_callback(lambda _: self._is_done(view.pid))
+
+    def _errand_of_submitted(
+        self, errands: Errands, view: JobView, *, killed: bool, now: float
+    ) -> Coroutine[Any, Any, Any] | None:
+        if killed:
+            return errands.cancel(view)
+        if view.outcome is not None:
+            return errands.end(view)
+        if view.monitored and view.phase == Phase.RUNNING and errands.watching.next_due(view.pid) <= now:
+            return errands.watch(view)
+        return None
+
+    def _is_done(self, pid: int) -> None:
+        self._tasks.pop(pid, None)
+        self.ask()
+
+    def _next_round(self, views: list[JobView], now: float) -> float:
+        """Begin what concerns all jobs, if it is due; seconds until something else is."""
+        due = [now + ROUND]
+        due += [when for when, _ in self._pauses.values() if when > now]
+        if self._errands is not None:
+            watching = self._errands.watching
+            due += [
+                max(now + 0.01, watching.next_due(view.pid))
+                for view in views
+                if view.monitored and view.phase == Phase.RUNNING and view.pid not in self._tasks
+            ]
+        if not self._is_reachable(now):
+            if self._probe is None and now >= self._reachable_from:
+                self._probe = asyncio.create_task(self._ask_for_life(), name=f'probe of {self.name}')
+                self._probe.add_done_callback(self._is_probed)
+            due.append(self._reachable_from)
+        else:
+            watched = [
+                view
+                for view in views
+                if view.state == JobState.SUBMITTED and view.process_state not in TERMINAL_STATES
+            ]
+            if watched and self._poll is None:
+                if now >= self._poll_due:
+                    self._poll = asyncio.create_task(self._look_at(watched), name=f'poll of {self.name}')
+                    self._poll.add_done_callback(self._is_polled)
+                else:
+                    due.append(self._poll_due)
+        return max(0.01, min(due) - now) if min(due) > now else ROUND
+
+    # -- the outcome of errands ----------------------------------------------------------------------------
+
+    async def _run(self, view: JobView, errand: Coroutine[Any, Any, Any]) -> None:
+        """Carry an errand out; what goes wrong is no verdict on the job."""
+        again = True
+        try:
+            again = await errand is False
+        except (EngineStopped, LoopClosed, TransportClosed) as error:
+            LOGGER.debug('process %d: the engine stops in the middle of its job: %s', view.pid, error)
+        except _OF_ONE as error:
+            await self._note(view, f'{error}')
+        except TransportError as error:
+            self._is_away(error)
+        except (StoreError, SchedulerReplyError, OSError) as error:
+            LOGGER.warning('process %d: its job on %s is tried again: %s', view.pid, self.name, error)
+            await self._note(view, f'{error}')
+        except Exception as error:
+            LOGGER.critical('process %d: what is done about its job failed', view.pid, exc_info=error)
+            await self._note(view, f'{type(error).__name__}: {error}')
+        if again:
+            self._pause(view.pid)
+        else:
+            self._pauses.pop(view.pid, None)
+            self._absent_since.pop(view.pid, None)
+
+    def _pause(self, pid: int) -> None:
+        before = self._pauses.get(pid, (0.0, self._timing.retry_first / 2))[1]
+        pause = min(2 * before, self._timing.retry_most)
+        self._pauses[pid] = time.monotonic() + pause * random.uniform(0.5, 1.0), pause
+
+    async def _note(self, view: JobView, note: str) -> None:
+        with contextlib.suppress(StoreError, EngineStopped):
+            await wait_on_loop(
+                self._parts.store.call(lambda transaction: note_job(transaction, fence_of(view), note[-2000:]))
+            )
+
+    # -- asking the scheduler ------------------------------------------------------------------------------
+
+    def _is_polled(self, task: asyncio.Task[None]) -> None:
+        self._poll = None
+        self.ask()
+
+    async def _look_at(self, views: list[JobView]) -> None:
+        """Ask the scheduler once for all jobs, and look where it does not show them as waiting or running."""
+        errands = await self._at_work()
+        try:
+            listing = await errands.site.listing([view.job_id for view in views if view.job_id])
+            await self._take_note(errands, views, listing)
+        except SchedulerReplyError as error:
+            LOGGER.warning('%s: %s', self.name, error)
+        except (EngineStopped, LoopClosed, TransportClosed) as error:
+            LOGGER.debug('the engine stops in the middle of a poll: %s', error)
+        except _OF_ONE as error:
+            LOGGER.warning('%s: its queue did not answer: %s', self.name, error)
+        except TransportError as error:
+            self._is_away(error)
+        except StoreError as error:
+            LOGGER.error('the jobs on %s wait for the store: %s', self.name, error)
+        finally:
+            self._poll_due = time.monotonic() + errands.site.computer.seconds_between_polls
+
+    async def _take_note(self, errands: Errands, views: list[JobView], listing: Listing) -> None:
+        missed = []
+        for view in views:
+            entry = listing.by_id.get(view.job_id or '')
+            if entry is None or not is_active(entry):
+                missed.append((view, entry))
+            else:
+                self._absent_since.pop(view.pid, None)
+                if entry.phase.value != view.phase:
+                    await self._write_phase(view, entry.phase.value)
+        found = await errands.site.look([view.folder or '' for view, _ in missed]) if missed else {}
+        for view, entry in missed:
+            findings = found[view.folder or '']
+            if wants_detail(findings, entry):
+                entry = await errands.site.detail(view.job_id or '')
+                if is_active(entry):
+                    self._absent_since.pop(view.pid, None)
+                    continue
+            now = time.monotonic()
+            outcome = judge_end(
+                findings,
+                entry,
+                is_direct=errands.site.scheduler.is_direct,
+                silent_for=now - self._absent_since.setdefault(view.pid, now),
+                vanish_after=self._timing.vanish_after,
+                settle_after=self._timing.settle_after,
+            )
+            if outcome is not None:
+                self._absent_since.pop(view.pid, None)
+                await errands.ended(view, outcome)
+
+    async def _write_phase(self, view: JobView, phase: str) -> None:
+        await wait_on_loop(
+            self._parts.store.call(lambda transaction: note_job(transaction, fence_of(view), view.note, phase))
+        )
+
+    # -- a computer that cannot be reached -------------------------------------------------------------------
+
+    def _is_reachable(self, now: float) -> bool:
+        return self._failures == 0
+
+    def _is_away(self, error: TransportError) -> None:
+        """Begin nothing more there until a probe has come through."""
+        now = time.monotonic()
+        if self._failures and now < self._reachable_from:
+            return  # told already
+        self._failures += 1
+        pause = min(self._timing.probe_first * 2 ** min(self._failures - 1, 20), self._timing.probe_most)
+        pause *= random.uniform(0.75, 1.0)
+        self._reachable_from = now + pause
+        level = logging.WARNING if self._failures == 1 else logging.INFO
+        LOGGER.log(level, 'computer %s: %s; it is asked again in %.1f s', self.name, error, pause)
+        when = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=pause)
+        self._note_computer(f'{error}; the next probe is at {when.isoformat(timespec="seconds")}')
+        self.ask()
+
+    def _note_computer(self, note: str | None) -> None:
+        with contextlib.suppress(EngineStopped):
+            self._parts.store.post(lambda transaction: note_computer(transaction, self.name, note), _nobody)
+
+    def _is_probed(self, task: asyncio.Task[None]) -> None:
+        self._probe = None
+        self.ask()
+
+    async def _ask_for_life(self) -> None:
+        try:
+            await (await self._at_work()).site.probe()
+        except TransportError as error:
+            self._reachable_from = 0.0
+            self._is_away(error)
+        except (EngineStopped, LoopClosed, StoreError) as error:
+            LOGGER.debug('the probe of %s was given up: %s', self.name, error)
+        else:
+            LOGGER.info('computer %s answers again', self.name)
+            self._failures = 0
+            self._pauses.clear()
+            self._note_computer(None)
+
+
+def _defined(transaction: Transaction, name: str) -> Computer:
+    """The present definition of a computer."""
+    text, _ = select_computer(transaction, name)
+    if text is None:
+        if name == LOCALHOST.name:
+            return LOCALHOST
+        raise StoreError(f'the computer {name!r} is not defined any more; define it again with `treadle computer add`')
+    return Computer.from_text(text)
+
+
+def _nobody(answer: object) -> None:
+    if isinstance(answer, Exception):
+        LOGGER.debug('what is known of a computer was not written: %s', answer)

@@ -1,0 +1,189 @@
+"""Kill and pause, whatever is done about the job at that moment, and whether its computer can be reached or not."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.jobs import HASTY
+from treadle.engine import Computer, Engine, ShellJob
+from treadle.engine.testing import BlockAt, FakeComputers, FakeScheduler
+from treadle.engine.transports import Backoff, ConnectionAuthority
+
+
+@dataclasses.dataclass
+class Rig:
+    """An engine, a computer that is not there, and its batch system."""
+
+    make_engine: Callable[..., Engine]
+    scheduler: FakeScheduler
+    computers: FakeComputers
+    folder: Path
+
+    @property
+    def there(self) -> Any:
+        return self.computers['fake']
+
+    def submit(self, engine: Engine, command: str = 'echo done') -> Any:
+        computer = Computer('fake', scheduler='slurm', work_directory='work', poll_interval=0.1)
+        return engine.submit(
+            ShellJob,
+            command='sh',
+            arguments=['-c', command],
+            metadata={'options': {'computer': computer}},
+        )
+
+
+def _state(engine: Engine, node: Any) -> str:
+    job = engine.core.source.reader.job(node.pid)
+    return '' if job is None else job.state
+
+
+@pytest.fixture
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    computers = FakeComputers(tmp_path / 'computers')
+    backoff = Backoff(first=0.1, most=0.3, stable=0.0)
+    monkeypatch.setattr(
+        'treadle.engine.core.ConnectionAuthority', lambda: ConnectionAuthority(opener=computers, backoff=backoff)
+    )
+
+    def make_engine(**kwargs: Any) -> Engine:
+        return Engine(f'sqlite:///{tmp_path}/store.db', timing=HASTY, claims='all', **kwargs)
+
+    with FakeScheduler(tmp_path / 'slurm') as scheduler:
+        yield Rig(make_engine, scheduler, computers, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('operation', 'before'),
+    [('put_tree', 'uploading'), ('get_tree', 'ended')],
+    ids=['uploading', 'retrieving'],
+)
+def test_kill_in_the_middle_of_a_transfer(rig: Rig, wait_until: Any, operation: str, before: str) -> None:
+    gate = rig.there.hold(operation)
+    with rig.make_engine() as engine:
+        node = rig.submit(engine)
+        gate.wait_reached()
+        assert _state(engine, node) == before
+        engine.kill(node, 'enough')
+        assert node.is_killed
+        gate.open()
+        wait_until(lambda: _state(engine, node) in ('gone', 'retrieved'))
+    assert node.is_killed
+    assert [job for job in rig.scheduler.jobs() if job.state in ('PENDING', 'RUNNING')] == []
+
+
+@pytest.mark.parametrize('point', ['job.uploaded', 'job.submitting', 'job.accepted', 'job.submitted'])
+def test_kill_at_each_point_of_a_submission(rig: Rig, wait_until: Any, point: str) -> None:
+    rig.scheduler.hold()
+    with BlockAt(point) as block, rig.make_engine(faults=block) as engine:
+        node = rig.submit(engine)
+        block.wait_reached()
+        engine.kill(node)
+        block.release()
+        wait_until(lambda: _state(engine, node) == 'gone')
+    assert {job.state for job in rig.scheduler.jobs()} <= {'CANCELLED'}
+
+
+@pytest.mark.parametrize('held', [False, True], ids=['running', 'queued'])
+def test_kill_while_the_computer_is_down(rig: Rig, wait_until: Any, held: bool) -> None:
+    if held:
+        rig.scheduler.hold()
+    with rig.make_engine() as engine:
+        node = rig.submit(engine, 'sleep 300')
+        wait_until(lambda: _state(engine, node) == 'submitted')
+        rig.there.is_up = False
+        began = time.monotonic()
+        engine.kill(node)
+        assert time.monotonic() - began < 1.0 and node.is_killed
+        wait_until(lambda: engine.core.source.reader.computer_note('fake'))
+        assert _state(engine, node) == 'submitted'
+        because = engine.why(node)['because']
+        assert 'it is to be cancelled there' in because and 'cannot be reached' in because
+        assert [job.state for job in rig.scheduler.jobs()] == ['PENDING' if held else 'RUNNING']
+        rig.there.is_up = True
+        wait_until(lambda: _state(engine, node) == 'gone')
+    assert [job.state for job in rig.scheduler.jobs()] == ['CANCELLED']
+
+
+def test_kill_with_nothing_running(rig: Rig, wait_until: Any) -> None:
+    """Killed when no engine is there, at once; cancelled by the next engine, whichever it is."""
+    from treadle.engine.store.control import write_once
+    from treadle.engine.store.intents import kill
+    from treadle.engine.store.location import locate
+
+    with rig.make_engine() as engine:
+        node = rig.submit(engine, 'sleep 300')
+        wait_until(lambda: _state(engine, node) == 'submitted')
+    began = time.monotonic()
+    write_once(locate(engine.location.url), lambda transaction: kill(transaction, [node.pid], 'from afar'))
+    assert time.monotonic() - began < 0.5
+    with rig.make_engine() as another:
+        wait_until(lambda: _state(another, node) == 'gone')
+        assert another.load(node.pid).is_killed
+    assert [job.state for job in rig.scheduler.jobs()] == ['CANCELLED']
+
+
+def test_a_computer_goes_down_and_comes_back(rig: Rig, wait_until: Any) -> None:
+    """Jobs in all states, and nobody has to do anything."""
+    rig.scheduler.hold()
+    with rig.make_engine() as engine:
+        nodes = [rig.submit(engine) for _ in range(5)]
+        wait_until(lambda: all(_state(engine, node) == 'submitted' for node in nodes))
+        rig.there.is_up = False
+        nodes += [rig.submit(engine) for _ in range(5)]
+        wait_until(lambda: engine.core.source.reader.computer_note('fake'))
+        assert 'cannot be reached' in engine.why(nodes[-1])['because']
+        rig.scheduler.release()
+        rig.there.is_up = True
+        for node in nodes:
+            engine.wait(node, timeout=40)
+            assert node.is_finished_ok, node.exit_message
+        wait_until(lambda: not engine.core.source.reader.computer_note('fake'))
+    assert len(rig.scheduler.jobs()) == 10
+
+
+@pytest.mark.parametrize('operation', ['account', 'mkdir', 'put_tree', 'run', 'get_tree'])
+@pytest.mark.parametrize('moment', ['before', 'after'])
+def test_the_connection_breaks_in_the_middle(rig: Rig, operation: str, moment: Any) -> None:
+    """Whichever operation it is, and whether it was done or not."""
+    rig.there.fail(operation, moment=moment, times=2)
+    with rig.make_engine() as engine:
+        node = rig.submit(engine)
+        engine.wait(node, timeout=40)
+        assert node.is_finished_ok, node.exit_message
+    assert len(rig.scheduler.jobs()) == 1
+
+
+def test_a_paused_process_begins_nothing_and_its_job_goes_on(rig: Rig, wait_until: Any) -> None:
+    go = rig.folder / 'go'
+    with rig.make_engine() as engine:
+        node = rig.submit(engine, f'until [ -e {go} ]; do sleep 0.05; done; echo done')
+        wait_until(lambda: _state(engine, node) == 'submitted')
+        engine.pause(node, 'a break')
+        go.touch()
+        wait_until(lambda: _state(engine, node) == 'ended')
+        time.sleep(0.5)
+        assert _state(engine, node) == 'ended' and rig.there.counts['get_tree'] == 0
+        engine.play(node)
+        engine.wait(node, timeout=30)
+        assert node.is_finished_ok
+
+
+def test_paused_before_it_is_submitted(rig: Rig, wait_until: Any) -> None:
+    with BlockAt('job.uploaded') as block, rig.make_engine(faults=block) as engine:
+        node = rig.submit(engine)
+        block.wait_reached()
+        engine.pause(node)
+        block.release()
+        time.sleep(0.5)
+        assert _state(engine, node) == 'uploading' and rig.scheduler.jobs() == []
+        engine.play(node)
+        engine.wait(node, timeout=30)
+        assert node.is_finished_ok
+    assert len(rig.scheduler.jobs()) == 1

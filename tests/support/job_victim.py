@@ -1,0 +1,50 @@
+"""An engine that submits a job and dies: ``victim.py ORDER``, where the order is JSON; see ``conftest.py``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+from treadle.engine import Computer, Engine, ShellJob
+from treadle.engine.testing import BlockAt, KillAt
+
+
+class StopAt(BlockAt):
+    """Stops this OS process with SIGSTOP, while it is in the middle of no transaction: others must be able to write."""
+
+    def __init__(self, point: str, hit: int) -> None:
+        super().__init__(point, hit=hit)
+        self._stopped = False
+
+    def hit(self, point: Any) -> None:
+        super().hit(point)
+        if point == 'store.batch-answered' and self.is_reached and not self._stopped:
+            self._stopped = True
+            os.kill(os.getpid(), signal.SIGSTOP)
+            self.release()
+
+
+def main() -> None:
+    order = json.loads(sys.argv[1])
+    kinds = {'kill': KillAt, 'stop': StopAt, 'none': lambda *_: None}
+    faults = kinds[order['act']](*order['where'])
+    computer = Computer.from_dict(order['computer'])
+    with Engine(order['store'], faults=faults, lease=order.get('lease', 10.0)) as engine:
+        node = engine.submit(
+            ShellJob,
+            command='sh',
+            arguments=['-c', order['command']],
+            retrieve=['result'],
+            metadata={'options': {'computer': computer}},
+        )
+        print('pid', node.pid, flush=True)
+        if order.get('kill'):
+            engine.kill(node)
+        engine.wait(node, timeout=50)
+        print('ended', node.state, flush=True)
+
+
+main()
