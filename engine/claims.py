@@ -64,6 +64,9 @@ class Claims:
         # Whether others have written since the last search, and when the next one may be made because of that.
         self._others_wrote = False
         self._search_may = 0.0
+        # The same after a hint that there is work.
+        self._work_hinted = False
+        self._hinted_search_may = 0.0
         # The same for what is held or awaited.
         self._others_changed = False
         self._hearing_may = 0.0
@@ -124,7 +127,10 @@ class Claims:
             else:
                 self._others_changed = True
         if work:
-            self.look()
+            if time.monotonic() >= self._hinted_search_may:
+                self.look()
+            else:
+                self._work_hinted = True
 
     def watch(self) -> None:
         """Look soon which other engines are dead, and take up what they have left."""
@@ -138,6 +144,9 @@ class Claims:
             self._hearing.ask()
         if self._unknown_class:
             self._unknown_class = False
+            self.look()
+        elif self._work_hinted and now >= self._hinted_search_may:
+            self._work_hinted = False
             self.look()
         elif self._others_wrote and now >= self._search_may:
             self._others_wrote = False
@@ -183,6 +192,8 @@ class Claims:
         ended = time.monotonic()
         # Beside others that write without a pause, most of the time is left for other things.
         self._search_may = ended + SEARCH_SHARE * (ended - began)
+        # A hint says that there is work, and so is worth more; but there may be very many engines that hint.
+        self._hinted_search_may = ended + (ended - began)
 
     def _claim_pages(self) -> None:
         reader, dispatcher = self._parts.source.reader, self._parts.dispatcher
