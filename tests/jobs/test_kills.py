@@ -148,7 +148,7 @@ def test_a_computer_goes_down_and_comes_back(rig: Rig, wait_until: Any) -> None:
     assert len(rig.scheduler.jobs()) == 10
 
 
-@pytest.mark.parametrize('operation', ['account', 'mkdir', 'put_tree', 'run', 'get_tree'])
+@pytest.mark.parametrize('operation', ['account', 'put_tree', 'run', 'get_tree'])
 @pytest.mark.parametrize('moment', ['before', 'after'])
 def test_the_connection_breaks_in_the_middle(rig: Rig, operation: str, moment: Any) -> None:
     """Whichever operation it is, and whether it was done or not."""
