@@ -116,9 +116,7 @@ class Claims:
         if changes:
             self._hearing.ask()
         if work:
-            self._others_wrote = True
-            if time.monotonic() >= self._search_may:
-                self.look()
+            self.look()
 
     def watch(self) -> None:
         """Look soon which other engines are dead, and take up what they have left."""

@@ -23,7 +23,6 @@ from .claims import Claims
 from .communication import Communicator
 from .communication.messages import HINT_CHANGES, HINT_WORK
 from .config import Diagnostics
-from .desk.desks import Desks
 from .desk.timing import Timing
 from .dispatcher import Dispatcher
 from .errors import EngineStopped, LeaseLost, ProcessParked, StepAborted, StoreRetired, StoreUnavailable
@@ -200,6 +199,9 @@ class Core:
             live_engines=self.source.reader.live_engines,
             still_running=lambda: [visit.pid for visit in self.dispatcher.visits()],
         )
+        # What looks after jobs takes a while to import; a program that starts no engine goes without.
+        from .desk.desks import Desks  # noqa: PLC0415
+
         self.connections = ConnectionAuthority()
         self.desks = Desks(parts=self, timing=self._timing)
         self.claims: Claims = Claims(parts=self, claims_all=self._claims_all)

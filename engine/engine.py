@@ -136,7 +136,8 @@ class Engine:
         """Open the store, connect to the broker if there is one, start the threads, and take up what is to be run.
 
         :param timeout: seconds for all of it.
-        :param needs_broker: ``False`` starts also when the broker is not there, and goes on trying until it is.
+        :param needs_broker: ``False`` starts also when the broker is not there, and goes on trying until it is; one
+            that refuses us is an error all the same.
         :raises StoreError: the store cannot be used; says why and what to do.
         :raises BrokerError: the broker cannot be reached, or does not let us in; says why and what to do.
         """

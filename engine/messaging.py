@@ -74,7 +74,7 @@ class Messaging:
     @property
     def threads(self) -> list[LoopThread]:
         """The threads with a loop that it has."""
-        return [] if self._rabbit is None else [self._rabbit.thread]
+        return [] if self._rabbit is None else [self._rabbit.link.thread]
 
     def start(self, location: StoreLocation, deadline: float, *, needs_broker: bool) -> None:
         """Connect, if there is a broker.
@@ -85,7 +85,7 @@ class Messaging:
         :raises BrokerError: it cannot be had; says why.
         """
         if self._rabbit is not None:
-            self._rabbit.store = location.identity()
+            self._rabbit.link.store = location.identity()
             self._rabbit.start(max(0.1, deadline - time.monotonic()), is_needed=needs_broker)
 
     def hint(
@@ -100,7 +100,7 @@ class Messaging:
         if not all(pauses.values()) or _leaves_work(changes, claims):
             letters += HINT_WORK
         if letters:
-            self._rabbit.hints.send(letters)
+            self._rabbit.link.hints.send(letters)
 
     def take_over_replies(self, parts: EngineParts, calls: Calls, audience: Audience) -> None:
         """Answer the senders of tasks from now on, when what they have started ends."""
@@ -121,7 +121,7 @@ class Messaging:
     def hint_work(self) -> None:
         """Hint that something is left to be run."""
         if self._rabbit is not None:
-            self._rabbit.hints.send(HINT_WORK)
+            self._rabbit.link.hints.send(HINT_WORK)
 
 
 def _leaves_work(changes: Sequence[StateChange], claims: Iterable[ProcessRecord]) -> bool:

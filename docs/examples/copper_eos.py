@@ -12,7 +12,9 @@ plug, and start it again. Its key finds the process, and finished children stay 
 import argparse
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import copper_lammps as copper
 from rich.console import Console
@@ -109,6 +111,17 @@ def table_of_children(node: ProcessNode) -> Table:
     return table
 
 
+def show_results(outputs: Mapping[str, Any], plot: Path) -> None:
+    """Print what was computed beside what is published, and draw the energies."""
+    results = Table('copper, Cu_u3.eam', 'computed', 'published', 'unit')
+    for name, (published, unit) in copper.PUBLISHED.items():
+        results.add_row(name.replace('_', ' '), f'{outputs[name]:.4f}', f'{published:g}', unit)
+    console = Console()
+    console.print('', results, sep='\n')
+    copper.save_plot(plot, LATTICE_CONSTANTS, outputs['energies'])
+    console.print(f'E(V) is plotted in {plot}', soft_wrap=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description='The equation of state of copper, computed with LAMMPS.')
     parser.add_argument('--folder', type=Path, default='copper-eos', help='for the store, runs and plot')
@@ -139,14 +152,7 @@ def main() -> None:
             progress.join()
     if not node.is_finished_ok:
         sys.exit(f'process {node.pid} failed with exit status {node.exit_status}: {node.exit_message}')
-
-    results = Table('copper, Cu_u3.eam', 'computed', 'published', 'unit')
-    for name, (published, unit) in copper.PUBLISHED.items():
-        results.add_row(name.replace('_', ' '), f'{outputs[name]:.4f}', f'{published:g}', unit)
-    console = Console()
-    console.print('', results, sep='\n')
-    copper.save_plot(folder / 'copper_eos.png', LATTICE_CONSTANTS, outputs['energies'])
-    console.print(f'E(V) is plotted in {folder / "copper_eos.png"}', soft_wrap=True)
+    show_results(outputs, folder / 'copper_eos.png')
 
 
 if __name__ == '__main__':

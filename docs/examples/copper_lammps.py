@@ -79,12 +79,16 @@ def stop(lmp: subprocess.Popen[bytes]) -> None:
 
 def read_energy(attempt: Path, status: int) -> float:
     """Return the energy in eV per atom, or raise `RuntimeError` with the last lines that ``lmp`` wrote."""
-    output = (attempt / 'out.lmp').read_text(errors='replace')
+    return find_energy((attempt / 'out.lmp').read_text(errors='replace'), status, attempt)
+
+
+def find_energy(output: str, status: int | None, where: object) -> float:
+    """Return the energy in eV per atom out of what ``lmp`` wrote, or raise `RuntimeError` with the last lines of it."""
     energies = [line.split() for line in output.splitlines() if line.startswith('atoms ')]
     if status != 0 or len(energies) != 1:
         tail = '\n'.join(output.splitlines()[-5:])
         raise RuntimeError(
-            f'lmp ended with status {status} and {len(energies)} energies in {attempt}; it wrote:\n{tail}'
+            f'lmp ended with status {status} and {len(energies)} energies in {where}; it wrote:\n{tail}'
         )
     _, atoms, _, energy = energies[0]
     return float(energy) / int(atoms)

@@ -92,8 +92,8 @@ def import_command(file: str, copies: bool, store: str | None) -> None:
 
 def _sentence(done: Moved) -> str:
     return (
-        f'{done.processes} processes, of which {done.unfinished} have not ended, and {done.objects} large contents '
-        f'({_size(done.bytes)}) are'
+        f'processes: {done.processes} ({done.unfinished} unfinished), large contents: {done.objects} '
+        f'({_size(done.bytes)}),'
     )
 
 

@@ -150,8 +150,8 @@ def _explained(error: BaseException, address: BrokerAddress) -> BrokerError:
         return BrokerRefused(f'{where} refuses the user {address.user!r} or its password; set them right in the URL')
     was_cut_short = any(each in text for each in _CUT_SHORT)
     if was_cut_short or isinstance(error, (amqp.IncompatibleProtocolError, EOFError)):
-        return BrokerRefused(
-            f'{where} is there and does not speak AMQP; is the port right, and does it want TLS (amqps://)?'
+        return BrokerUnavailable(  # it may just be starting, or ending
+            f'{where} hangs up, or does not speak AMQP; is the port right, and does it want TLS (amqps://)?'
         )
     if 'vhost' in text or 'NOT_ALLOWED' in text:
         return BrokerRefused(

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Coroutine, Hashable
 from concurrent.futures import CancelledError, Future
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 from aiormq import spec
 from aiormq.abc import DeliveredMessage
@@ -31,6 +31,7 @@ from ..errors import (
 )
 from . import answers
 from .deliveries import AnsweredLater, TaskOrigin
+from .link import Link
 from .local import LocalCommunicator, as_pid
 from .session import Outgoing
 from .wire import decode
@@ -54,22 +55,6 @@ OFFERS: Final = 12
 OFFER_FIRST, OFFER_MOST = 0.05, 5.0
 #: Seconds after which a task goes back to the queue that came while the store was away.
 GIVE_BACK_AFTER: Final = 1.0
-
-
-class Link(Protocol):
-    """What handling messages needs of the communicator; all of it on the loop."""
-
-    def reply(self, message: Outgoing) -> None:
-        """Send an answer; what cannot be sent in time is logged."""
-
-    async def send(self, message: Outgoing) -> None:
-        """Send, and return when the broker has confirmed; raises ``MessageNotSent``."""
-
-    def soon(self, callback: Callable[..., object], *args: Any) -> None:
-        """Run a callback on the loop; from any thread."""
-
-    async def count_task_consumers(self) -> int:
-        """How many consume the task queue."""
 
 
 class Incoming:

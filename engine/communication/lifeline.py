@@ -30,8 +30,9 @@ class Lifeline:
     :param where: the broker, as messages name it.
     :param open_session: opens one.
     :param set_up: called with each new one, to subscribe to what is subscribed to.
-    :param is_patient: whether to go on trying when the broker cannot be had at first.
-    :ivar connected: resolves when the first session is there; to the error, if there is to be none.
+    :param is_patient: whether to go on trying when the broker is not there at first; one that refuses us is an error.
+    :ivar connected: resolves when the first session is there, or is to be waited for; to the error, if there is to be
+        none.
     """
 
     def __init__(
@@ -68,6 +69,8 @@ class Lifeline:
         try:
             async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
                 while (session := self.current) is None:
+                    # It may be set for one that was lost a moment ago: waiting would then not let go of the loop.
+                    self._changed.clear()
                     await self._changed.wait()
                 return session
         except TimeoutError:
@@ -109,11 +112,12 @@ class Lifeline:
             except Exception as error:
                 if not isinstance(error, BrokerError):  # it was lost while it was set up
                     LOGGER.debug('%s: setting up failed: %r', self._where, error)
-                if not self.connected.done() and not self.is_patient:
-                    self.connected.set_exception(
-                        error if isinstance(error, BrokerError) else BrokerUnavailable(f'{self._where}: {error}')
-                    )
-                    return None
+                if not self.connected.done():
+                    known = error if isinstance(error, BrokerError) else BrokerUnavailable(f'{self._where}: {error}')
+                    if not (self.is_patient and isinstance(known, BrokerUnavailable)):
+                        self.connected.set_exception(known)
+                        return None
+                    self.connected.set_result(None)
                 self._gone(str(error))
             else:
                 self._there(session)

@@ -55,6 +55,11 @@ class Outbox:
             return False
         return True
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing more is taken."""
+        return self._mailbox.closed
+
     def close(self) -> None:
         """Take nothing more; what was taken is published still, if the broker is there."""
         self._mailbox.close()

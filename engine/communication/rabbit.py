@@ -11,13 +11,11 @@ dropped, since a message is a hint and the store the truth.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, Final
@@ -26,37 +24,29 @@ from kiwipy.rmq import defaults
 from kiwipy.rmq.messages import BroadcastMessage
 
 from ...threads import (
-    Forked,
     ForkGuard,
     LoopClosed,
-    LoopThread,
     StartFailed,
     StopTimeout,
     refuse_on_loop_thread,
     wait,
 )
-from ..errors import BrokerUnavailable, CommunicatorClosed, MessageNotSent, UnroutableError
+from ..errors import CommunicatorClosed, MessageNotSent, UnroutableError
 from . import answers
 from .address import BrokerAddress
 from .communicator import BroadcastSubscriber, ProcessSubscriber, RpcSubscriber, TaskSubscriber
-from .hints import Hints
 from .incoming import STATE_CHANGED, Incoming
-from .lifeline import Lifeline, publish_until
+from .link import SEND_TIMEOUT, Link
 from .local import LocalCommunicator, as_pid
-from .outbox import Outbox
 from .replies import Replies
-from .session import Outgoing, Session, Wanted, named_rpc_key, rpc_key
+from .session import Outgoing, Receivers, Wanted, can_be_name, named_rpc_key, rpc_key
 from .wire import encode
 
 __all__ = ['RabbitCommunicator']
 
 LOGGER = logging.getLogger(__name__)
 
-#: Seconds in which a task or an RPC is handed to the broker, or its sender is told that it was not.
-SEND_TIMEOUT: Final = 10.0
-#: Tasks, RPCs and answers that are on their way to the broker; more are refused.
-MOST_SENDING: Final = 10_000
-#: Seconds that closing waits, of its time, for what is on its way to and from the broker.
+#: The part of its time that closing waits for what is on its way to and from the broker.
 DRAIN_SHARE: Final = 0.4
 
 
@@ -89,27 +79,30 @@ class RabbitCommunicator:
     ) -> None:
         self.name = name
         self.address = address
-        #: What identifies the store that the virtual host is for; if that is another's, the broker is of no use.
-        #: ``None`` leaves it unchecked.
-        self.store: str | None = None
-        self._send_timeout = send_timeout
         self._identity = uuid.uuid4().hex
-        self._answers_queue = f'treadle-answers-{self._identity}'
         self._fork_guard = ForkGuard(remedy='create one of its own in the child')
         self._lock = threading.Lock()
         self._state: str = 'new'
         self._local = LocalCommunicator(name, face=self)
-        self._incoming = Incoming(self._local, self, self._identity)
-        self._replies = Replies(self._local.threads)
-        self._lifeline = Lifeline(
-            f'the broker {address}', open_session=self._open_session, set_up=self._set_up
+        self.link = Link(
+            address,
+            name=name,
+            identity=self._identity,
+            wanted=self._wanted,
+            on_hint=on_hint,
+            debug=debug,
+            slow_callback=slow_callback,
+            send_timeout=send_timeout,
         )
-        self._outbox = Outbox(self._lifeline)
-        self.hints = Hints(self._lifeline, self._identity, on_hint)
-        self._sending: set[asyncio.Task[Any]] = set()
-        self._publishing: asyncio.Task[None] | None = None
-        self.thread = LoopThread(
-            'treadle-communicator', debug=debug, slow_callback=slow_callback, main=self._main
+        self._incoming = Incoming(self._local, self.link, self._identity)
+        self._replies = Replies(self._local.threads)
+        self.link.receivers = Receivers(
+            answer=self._replies.on_answer,
+            broadcast=self._incoming.on_broadcast,
+            pid_rpc=self._incoming.on_pid_rpc,
+            named_rpc=self._incoming.on_named_rpc,
+            task=self._incoming.on_task,
+            hint=self.link.hints.on_hint,
         )
 
     def __repr__(self) -> str:
@@ -121,35 +114,19 @@ class RabbitCommunicator:
         """Connect.
 
         :param timeout: seconds; the address has a bound of its own for connecting.
-        :param is_needed: ``False`` returns at once, and goes on trying until the broker is there.
+        :param is_needed: ``False`` goes on trying if the broker is not there.
         :raises BrokerUnavailable: it is not there, or does not answer in time.
         :raises BrokerRefused: it does not let us in; says why.
         """
         self._fork_guard.check(f'communicator {self.name!r}')
-        self._lifeline.is_patient = not is_needed
         try:
-            self.thread.start(timeout)
-            self.hints.bridge = self.thread.bridge
-            if is_needed:
-                try:
-                    wait(self._lifeline.connected, timeout, what='start()')
-                except TimeoutError:
-                    raise BrokerUnavailable(
-                        f'the broker {self.address} ({self.address.source}) did not answer within {timeout:g} s'
-                    ) from None
+            self.link.start(timeout, is_needed=is_needed)
         except BaseException:
             self._state = 'closed'
-            self.thread.request_stop()
-            with contextlib.suppress(StopTimeout):
-                self.thread.join(5.0)
             self._local.close(0.0)
             raise
         with self._lock:
             self._state = 'open'
-
-    async def _main(self, thread: LoopThread) -> None:
-        self._publishing = asyncio.create_task(self._outbox.run(), name='broadcasts are published')
-        await self._lifeline.run(thread)
 
     def is_closed(self) -> bool:
         """Whether nothing more is taken."""
@@ -168,75 +145,22 @@ class RabbitCommunicator:
             return
         deadline = time.monotonic() + timeout
         late: list[StopTimeout] = []
-        self._run_to_end(self._drain_incoming, DRAIN_SHARE * timeout)
+        self.link.drain(DRAIN_SHARE * timeout)
+        self.link.soon(self._incoming.hand_back_tasks)
         try:
             self._local.close(max(0.0, deadline - time.monotonic()))
         except StopTimeout as error:
             late.append(error)
-        self._run_to_end(self._drain_answers, max(DRAIN_SHARE * (deadline - time.monotonic()), 0.5))
+        self.link.drain_answers(max(DRAIN_SHARE * (deadline - time.monotonic()), 0.5))
         self._replies.close(
             CommunicatorClosed(f'communicator {self.name!r} is closed, and the answer had not come by then')
         )
         try:
-            self.thread.stop(max(1.0, deadline - time.monotonic()))
+            self.link.thread.stop(max(1.0, deadline - time.monotonic()))
         except StopTimeout as error:
             late.append(error)
         if late:
             raise late[0]
-
-    def _run_to_end(self, drain: Callable[[float], Coroutine[Any, Any, None]], timeout: float) -> None:
-        try:
-            wait(self.thread.bridge.submit(drain, timeout), timeout + 1.0, what='close()')
-        except (LoopClosed, TimeoutError) as error:
-            LOGGER.debug('%r: closing goes on without what is on its way: %s', self.name, error)
-
-    async def _drain_incoming(self, seconds: float) -> None:
-        """Have everything sent that was taken, and take what has come by then; nothing more is consumed after that."""
-        self._outbox.close()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._all_sent()
-                session = self._lifeline.current
-                if session is not None:
-                    await session.catch_up()
-        session = self._lifeline.current
-        if session is not None:
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(1.0):
-                    await session.sync(Wanted(False, False, False, frozenset()))
-        self._incoming.hand_back_tasks()
-
-    async def _drain_answers(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._all_sent()
-                session = self._lifeline.current
-                if session is not None:
-                    await session.catch_up()
-                    await session.delete_answers()
-
-    async def _all_sent(self) -> None:
-        if self._lifeline.current is None:
-            return  # nobody waits for a broker that is away
-        if self._publishing is not None:
-            await asyncio.wait([self._publishing])
-        while self._sending:
-            await asyncio.wait(self._sending)
-
-    # -- the session -----------------------------------------------------------------------------------------
-
-    async def _open_session(self) -> Session:
-        return await Session.open(
-            self.address,
-            self,
-            answers=self._answers_queue,
-            store=self.store,
-            name=f'treadle {self.name}',
-            hints=self.hints.are_heard,
-        )
-
-    async def _set_up(self, session: Session) -> None:
-        await session.sync(self._wanted())
 
     def _wanted(self) -> Wanted:
         local = self._local
@@ -247,99 +171,14 @@ class RabbitCommunicator:
             names=frozenset(local.recipients()),
         )
 
-    async def _sync(self) -> None:
-        session = self._lifeline.current
-        if session is None:
-            return  # the next one begins with what is wanted
-        try:
-            await session.sync(self._wanted())
-        except Exception as error:
-            LOGGER.debug('%r: subscribing failed, and is done again with the next connection: %r', self.name, error)
-
-    def _subscribers_changed(self) -> None:
-        """Have the broker know of it before the caller goes on, if the broker is there."""
-        if self._state != 'open':
-            return
-        with contextlib.suppress(LoopClosed, TimeoutError):
-            wait(self.thread.bridge.submit(self._sync), self._send_timeout, what='subscribing')
-
-    # -- what comes in: see Receivers ------------------------------------------------------------------------
-
-    @property
-    def on_answer(self) -> Any:
-        """Answers."""
-        return self._replies.on_answer
-
-    @property
-    def on_broadcast(self) -> Any:
-        """Broadcasts."""
-        return self._incoming.on_broadcast
-
-    @property
-    def on_pid_rpc(self) -> Any:
-        """RPCs to pids."""
-        return self._incoming.on_pid_rpc
-
-    @property
-    def on_named_rpc(self) -> Any:
-        """RPCs to named subscribers."""
-        return self._incoming.on_named_rpc
-
-    @property
-    def on_task(self) -> Any:
-        """Tasks."""
-        return self._incoming.on_task
-
-    @property
-    def on_hint(self) -> Any:
-        """Hints."""
-        return self.hints.on_hint
-
-    # -- what incoming messages need: see Link ---------------------------------------------------------------
-
-    def reply(self, message: Outgoing) -> None:
-        """Send an answer; on the loop."""
-        self._track(self._reply(message), 'an answer is sent')
-
-    async def _reply(self, message: Outgoing) -> None:
-        try:
-            await self.send(message)
-        except (MessageNotSent, UnroutableError) as error:
-            LOGGER.warning('an answer was not sent: %s', error)
-
-    async def send(self, message: Outgoing) -> None:
-        """Send, and return when the broker has confirmed; on the loop.
-
-        :raises MessageNotSent: not in time.
-        :raises UnroutableError: nobody is there for it.
-        """
-        await publish_until(
-            self._lifeline, time.monotonic() + self._send_timeout, lambda session: session.publish(message)
-        )
-
-    def soon(self, callback: Callable[..., object], *args: Any) -> None:
-        """Run a callback on the loop; from any thread."""
-        with contextlib.suppress(LoopClosed, Forked):  # it closes: what was not acknowledged comes again
-            self.thread.bridge.post(callback, *args)
-
-    async def count_task_consumers(self) -> int:
-        """How many consume the task queue."""
-        session = await self._lifeline.session(time.monotonic() + self._send_timeout)
-        return await session.count_task_consumers()
-
-    def _track(self, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        task = asyncio.get_running_loop().create_task(coroutine, name=name)
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
-        return task
-
-    async def _send_tracked(self, message: Outgoing) -> None:
-        if len(self._sending) >= MOST_SENDING:
-            raise MessageNotSent(
-                f'{len(self._sending)} messages are on their way to the broker {self.address} already; send fewer at a '
-                f'time, or wait for their answers'
-            )
-        await self._track(self.send(message), 'a message is sent')
+    @contextmanager
+    def _subscribing(self) -> Iterator[None]:
+        """Change who subscribes, and have the broker know of it before the caller goes on, if the broker is there."""
+        refuse_on_loop_thread('subscribing', 'await asyncio.to_thread(...)')
+        with self._open():
+            yield
+        if self._state == 'open':
+            self.link.sync()
 
     # -- subscribers -----------------------------------------------------------------------------------------
 
@@ -349,62 +188,55 @@ class RabbitCommunicator:
         return not self.is_closed()
 
     def add_rpc_subscriber(self, subscriber: RpcSubscriber, identifier: Hashable | None = None) -> Hashable:
-        """Have RPCs to ``identifier`` answered by ``subscriber(communicator, message)``."""
-        with self._open():
-            identifier = self._local.add_rpc_subscriber(subscriber, identifier)
-        self._subscribers_changed()
-        return identifier
+        """Have RPCs to ``identifier`` answered by ``subscriber(communicator, message)``.
+
+        :raises ValueError: it is too long for a broker, or has a ``*`` or ``#`` in it.
+        """
+        if identifier is not None and not can_be_name(identifier):
+            raise ValueError(f'{identifier!r} cannot be addressed on a broker; take a shorter text without * and #')
+        with self._subscribing():
+            return self._local.add_rpc_subscriber(subscriber, identifier)
 
     def remove_rpc_subscriber(self, identifier: Hashable) -> None:
         """Answer no more RPCs to ``identifier``."""
-        with self._open():
+        with self._subscribing():
             self._local.remove_rpc_subscriber(identifier)
-        self._subscribers_changed()
 
     def add_process_subscriber(
         self, subscriber: ProcessSubscriber, identifier: Hashable | None = None
     ) -> Hashable:
         """Have RPCs to pids answered by ``subscriber(communicator, pid, message)``."""
-        with self._open():
-            identifier = self._local.add_process_subscriber(subscriber, identifier)
-        self._subscribers_changed()
-        return identifier
+        with self._subscribing():
+            return self._local.add_process_subscriber(subscriber, identifier)
 
     def remove_process_subscriber(self, identifier: Hashable) -> None:
         """Answer no more RPCs to pids."""
-        with self._open():
+        with self._subscribing():
             self._local.remove_process_subscriber(identifier)
-        self._subscribers_changed()
 
     def add_task_subscriber(self, subscriber: TaskSubscriber, identifier: Hashable | None = None) -> Hashable:
         """Have tasks done by ``subscriber(communicator, task)``."""
-        with self._open():
-            identifier = self._local.add_task_subscriber(subscriber, identifier)
-        self._subscribers_changed()
-        return identifier
+        with self._subscribing():
+            return self._local.add_task_subscriber(subscriber, identifier)
 
     def remove_task_subscriber(self, identifier: Hashable) -> None:
         """Do no more tasks; those that have not begun are left to others."""
-        with self._open():
+        with self._subscribing():
             self._local.remove_task_subscriber(identifier)
-        self._subscribers_changed()
         if not self._local.takes_tasks:
-            self.soon(self._incoming.hand_back_tasks)
+            self.link.soon(self._incoming.hand_back_tasks)
 
     def add_broadcast_subscriber(
         self, subscriber: BroadcastSubscriber, identifier: Hashable | None = None
     ) -> Hashable:
         """Have ``subscriber(communicator, body, sender, subject, correlation_id)`` hear what is broadcast."""
-        with self._open():
-            identifier = self._local.add_broadcast_subscriber(subscriber, identifier)
-        self._subscribers_changed()
-        return identifier
+        with self._subscribing():
+            return self._local.add_broadcast_subscriber(subscriber, identifier)
 
     def remove_broadcast_subscriber(self, identifier: Hashable) -> None:
         """Hear no more broadcasts."""
-        with self._open():
+        with self._subscribing():
             self._local.remove_broadcast_subscriber(identifier)
-        self._subscribers_changed()
 
     # -- sending ---------------------------------------------------------------------------------------------
 
@@ -416,17 +248,19 @@ class RabbitCommunicator:
         """
         refuse_on_loop_thread('rpc_send()', 'await asyncio.to_thread(communicator.rpc_send, ...)')
         pid, correlation_id = as_pid(recipient_id), uuid.uuid4().hex
+        if not can_be_name(recipient_id):
+            raise UnroutableError(f'nobody answers to {recipient_id!r}')
         message = Outgoing(
             exchange=defaults.MESSAGE_EXCHANGE,
             routing_key=named_rpc_key(recipient_id) if pid is None else rpc_key(pid),
             body=encode(msg),
             mandatory=True,
             correlation_id=correlation_id,
-            reply_to=self._answers_queue,
+            reply_to=self.link.answers_queue,
         )
         with self._open():
             answer = self._replies.expect(correlation_id)
-            sent = self.thread.bridge.submit(self._send_tracked, message)
+            sent = self.link.submit(message)
         try:
             wait(sent, what='rpc_send()')
         except UnroutableError:
@@ -452,11 +286,11 @@ class RabbitCommunicator:
             mandatory=True,
             persistent=True,
             correlation_id=correlation_id,
-            reply_to=None if no_reply else self._answers_queue,
+            reply_to=None if no_reply else self.link.answers_queue,
         )
         with self._open():
             answer = None if no_reply else self._replies.expect(correlation_id)
-            sent = self.thread.bridge.submit(self._send_tracked, message)
+            sent = self.link.submit(message)
         sent.add_done_callback(lambda done: self._task_sent(correlation_id, no_reply, done))
         return answer
 
@@ -493,14 +327,14 @@ class RabbitCommunicator:
             kind=STATE_CHANGED if is_change else None,
         )
         with self._open():
-            return self._outbox.put(message)
+            return self.link.outbox.put(message)
 
     # -- answers that others may have begun to give: see ReplySender -------------------------------------------
 
     @property
     def is_connected(self) -> bool:
         """Whether the broker is there."""
-        return self._state == 'open' and self._lifeline.current is not None
+        return self._state == 'open' and self.link.is_connected
 
     def send_answer(self, reply_to: str, correlation_id: str, outcome: Future[Any]) -> Future[None]:
         """Send how a task came out to whoever sent it; resolves when the broker has it.
@@ -513,7 +347,7 @@ class RabbitCommunicator:
             exchange='', routing_key=reply_to, body=body, correlation_id=correlation_id, persistent=True
         )
         with self._open():
-            return self.thread.bridge.submit(self._send_tracked, message)
+            return self.link.submit(message)
 
     @contextmanager
     def _open(self) -> Iterator[None]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from concurrent.futures import Future, InvalidStateError
-from typing import Any
+from typing import Any, cast
 
+from aiormq import spec
 from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
 
@@ -61,12 +62,14 @@ class Replies:
         kind, said = answers.read(message.body)
         with self._lock:
             future = self._awaited.pop(correlation_id, None)
-            if future is None:
-                LOGGER.debug('an answer came that nobody waits for, or once more')
-                return
-            if kind is answers.Kind.PENDING:
+            if future is not None and kind is answers.Kind.PENDING:
                 said = self._awaited[correlation_id] = Future()
-        self._post(future, kind, said)
+        if future is None:
+            LOGGER.debug('an answer came that nobody waits for, or once more')
+        else:
+            self._post(future, kind, said)
+        # Only now: one that is under way when the connection is lost comes again.
+        await channel.basic_ack(cast(spec.Basic.Deliver, message.delivery).delivery_tag or 0)
 
     def close(self, error: Exception) -> None:
         """Fail all that is left."""

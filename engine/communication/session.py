@@ -11,7 +11,7 @@ import contextlib
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 from aiormq import exceptions as amqp
@@ -24,7 +24,16 @@ from ..errors import BrokerRefused, UnroutableError
 from .address import BrokerAddress
 from .connection import Connection, connect
 
-__all__ = ['Outgoing', 'Receivers', 'Session', 'SessionLost', 'Wanted']
+__all__ = [
+    'Outgoing',
+    'Receivers',
+    'Session',
+    'SessionLost',
+    'Wanted',
+    'can_be_name',
+    'named_rpc_key',
+    'rpc_key',
+]
 
 LOGGER = logging.getLogger(__name__)
 
@@ -79,26 +88,20 @@ class Wanted(msgspec.Struct, frozen=True):
     names: frozenset[Hashable]
 
 
-class Receivers(Protocol):
-    """Who is given what comes in; each method is called on the loop, and must not raise."""
+class Receivers(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is given what comes in; each is called on the loop, and what it raises is logged.
 
-    async def on_answer(self, channel: Channel, message: DeliveredMessage) -> None:
-        """An answer to something that was sent from here."""
+    :ivar answer: answers to what was sent from here.
+    :ivar pid_rpc: RPCs to pids, and others that came with them.
+    :ivar named_rpc: RPCs to a named subscriber, whose identifier comes first.
+    """
 
-    async def on_broadcast(self, channel: Channel, message: DeliveredMessage) -> None:
-        """A broadcast."""
-
-    async def on_pid_rpc(self, channel: Channel, message: DeliveredMessage) -> None:
-        """An RPC to a pid, perhaps."""
-
-    async def on_named_rpc(self, name: Hashable, channel: Channel, message: DeliveredMessage) -> None:
-        """An RPC to a named subscriber."""
-
-    async def on_task(self, channel: Channel, message: DeliveredMessage) -> None:
-        """A task."""
-
-    async def on_hint(self, channel: Channel, message: DeliveredMessage) -> None:
-        """Another engine has committed something."""
+    answer: Receiver
+    broadcast: Receiver
+    pid_rpc: Receiver
+    named_rpc: Callable[[Hashable, Channel, DeliveredMessage], Awaitable[None]]
+    task: Receiver
+    hint: Receiver
 
 
 class Session:
@@ -156,11 +159,11 @@ class Session:
         await self._out.queue_bind(defaults.TASK_QUEUE, defaults.TASK_EXCHANGE, routing_key=defaults.TASK_QUEUE)
         # It outlives the connection, so that an answer is not lost with it.
         await self._out.queue_declare(self._answers, durable=True, arguments={'x-expires': ANSWERS_EXPIRE})
-        await self._consume('answers', self._messages, self._answers, self._receivers.on_answer, no_ack=True)
+        await self._consume('answers', self._messages, self._answers, self._receivers.answer)
         if hints:
             queue = await self._private_queue('hints', {'x-max-length': 16})
             await self._messages.queue_bind(queue, HINT_EXCHANGE)
-            await self._consume('hints', self._messages, queue, self._receivers.on_hint, no_ack=True)
+            await self._consume('hints', self._messages, queue, self._receivers.hint, no_ack=True)
         self._watch = asyncio.create_task(self._look_after_consumers(), name='consumers are looked after')
 
     async def _claim_virtual_host(self, address: BrokerAddress, store: str) -> None:
@@ -246,25 +249,25 @@ class Session:
     async def _consume_broadcasts(self, key: Hashable) -> None:
         queue = await self._private_queue('broadcast', {'x-message-ttl': defaults.MESSAGE_TTL})
         await self._messages.queue_bind(queue, defaults.MESSAGE_EXCHANGE, routing_key=defaults.BROADCAST_TOPIC)
-        await self._consume(key, self._messages, queue, self._receivers.on_broadcast, no_ack=True)
+        await self._consume(key, self._messages, queue, self._receivers.broadcast, no_ack=True)
 
     async def _consume_pids(self, key: Hashable) -> None:
         await self._messages.queue_declare(
             PID_QUEUE, auto_delete=True, arguments={'x-message-ttl': defaults.MESSAGE_TTL}
         )
-        await self._consume(key, self._messages, PID_QUEUE, self._receivers.on_pid_rpc)
+        await self._consume(key, self._messages, PID_QUEUE, self._receivers.pid_rpc)
         # The last: what can be routed here is dealt with.
         await self._messages.queue_bind(PID_QUEUE, defaults.MESSAGE_EXCHANGE, routing_key=f'{defaults.RPC_TOPIC}.*')
 
     async def _consume_tasks(self, key: Hashable) -> None:
-        await self._consume(key, self._tasks, defaults.TASK_QUEUE, self._receivers.on_task)
+        await self._consume(key, self._tasks, defaults.TASK_QUEUE, self._receivers.task)
 
     async def _consume_name(self, key: Any) -> None:
         name = key[1]
         queue = await self._private_queue('rpc', {'x-message-ttl': defaults.MESSAGE_TTL})
 
         async def on_rpc(channel: Channel, message: DeliveredMessage) -> None:
-            await self._receivers.on_named_rpc(name, channel, message)
+            await self._receivers.named_rpc(name, channel, message)
 
         await self._consume(key, self._messages, queue, on_rpc)
         for routing_key in (rpc_key(name), named_rpc_key(name)):
@@ -279,11 +282,13 @@ class Session:
         self, key: Hashable, channel: Channel, queue: str, receiver: Receiver, *, no_ack: bool = False
     ) -> None:
         async def receive(message: DeliveredMessage) -> None:
-            if message.header.properties.message_type == _FENCE:
-                self._fence_came(message)
-                return
             try:
-                await receiver(channel, message)
+                if message.header.properties.message_type != _FENCE:
+                    await receiver(channel, message)
+                    return
+                self._fence_came(message)
+                if not no_ack:
+                    await channel.basic_ack(cast(spec.Basic.Deliver, message.delivery).delivery_tag or 0)
             except (amqp.AMQPError, amqp.ChannelInvalidStateError, OSError) as error:
                 LOGGER.debug('a message of %r could not be dealt with: %r', queue, error)  # it comes again
             except Exception:
@@ -375,6 +380,16 @@ class Session:
 def rpc_key(recipient: Hashable) -> str:
     """The routing key of an RPC, as ``kiwipy`` has it; both a named subscriber and the queue for pids get it."""
     return f'{defaults.RPC_TOPIC}.{recipient}'
+
+
+#: Bytes that a routing key may have.
+_LONGEST_KEY: Final = 255
+
+
+def can_be_name(identifier: Hashable) -> bool:
+    """Whether an RPC subscriber can be addressed by this on a broker."""
+    key = named_rpc_key(identifier)
+    return len(key.encode('utf-8', 'replace')) <= _LONGEST_KEY and not {'*', '#'} & set(key)
 
 
 def named_rpc_key(name: Hashable) -> str:

@@ -56,6 +56,8 @@ def judge_end(
         return Outcome(said, None, detail)
     if is_direct and findings.started is not None and findings.job is Beyond.DEAD:
         return Outcome(Verdict.VANISHED, None, 'its processes were ended without a chance to say anything')
+    if is_direct and findings.started_id and findings.job is Beyond.UNKNOWN:
+        return None  # it was started from another host of the computer, whose processes are not seen from here
     if said is not None and silent_for >= settle_after:
         return Outcome(said, None, detail)
     if silent_for >= vanish_after:

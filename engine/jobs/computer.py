@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -192,6 +191,8 @@ class Computer:
         :raises ConfigurationError: the file is no TOML, or says something of a computer that makes no sense.
         :raises OSError: it cannot be read.
         """
+        import tomllib  # noqa: PLC0415 - few read such a file, and all who import Treadle would pay
+
         try:
             tables = tomllib.loads(Path(path).read_text(encoding='utf-8'))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -45,7 +45,7 @@ _PREPARED, _UPLOADING = 'prepared', 'uploading'
 _WAKING: Final = frozenset({'retrieved', 'refused'})
 _ENDED: Final = ', '.join(f"'{state.value}'" for state in sorted(TERMINAL_STATES))
 #: The columns that :func:`move_job` may set.
-_SETTABLE: Final = ('job_id', 'phase', 'outcome', 'retrieved', 'note')
+_SETTABLE: Final = ('job_id', 'phase', 'outcome', 'retrieved')
 
 
 class _Sql:
@@ -103,6 +103,7 @@ class _Sql:
         self.move = (
             f'UPDATE job SET state = {named("state")}, changed_at = {named("at")}, '
             + ', '.join(f'{name} = coalesce({named(name)}, {name})' for name in _SETTABLE)
+            + ', note = NULL'
             + f' WHERE {fenced}'
         )
         self.move_if_wanted = (
@@ -231,7 +232,7 @@ def renew_fenced(transaction: Transaction, fence: JobFence, folder_of: FolderOf)
 def move_job(
     transaction: Transaction, fence: JobFence, state: str, *, if_wanted: bool = False, **columns: str | None
 ) -> bool:
-    """Write how far a job has come, and let its process go on if that is what it waits for.
+    """Write how far a job has come, and let its process go on if that is what it waits for; forgets what was noted.
 
     :param if_wanted: only if its process still waits for it, and is not paused.
     :param columns: further columns to set.

@@ -29,8 +29,7 @@ def create_once(transaction: Transaction, correlation_id: str, unit: Unit) -> tu
     # First of all: of two engines that have got the same message at once, the other waits here for the first.
     transaction.cursor.execute(transaction.sql.insert_task, mark)
     if transaction.cursor.rowcount == 0:
-        (pid,) = transaction.row(transaction.sql.process_of_task, {'correlation_id': correlation_id})
-        return pid, True
+        return transaction.row(transaction.sql.process_of_task, {'correlation_id': correlation_id})[0], True
     (verdict,) = apply(transaction, [unit])
     attached = verdict.attached if isinstance(verdict, Held) else None
     if attached is None:

@@ -60,7 +60,7 @@ def test_a_store_of_a_newer_treadle(treadle, script, tmp_path):
 
 def test_urls_that_name_no_store(treadle):
     refused(treadle('ps', store='store.db'), "'store.db' is not a store URL", 'from TREADLE_STORE')
-    done = treadle('ps', '--store', 'postgresql://me:secret@127.0.0.1:1/db')
+    done = treadle('ps', store='postgresql://me:secret@127.0.0.1:1/db')
     refused(done, 'no PostgreSQL server listens at 127.0.0.1:1', 'start it')
     assert 'secret' not in done.stderr
 

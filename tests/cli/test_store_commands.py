@@ -235,13 +235,13 @@ def test_there_and_back_with_engines_killed_on_the_way(
         begun = len(yard.marks())
         moved = treadle('store', 'export', archive, '--retire', '--to', new, store=old)
         assert moved.returncode == 0, moved.stderr
-        assert moved.stdout.endswith(f'have not ended, and 5 large contents (19.3 MiB) are in {archive}\n')
+        assert moved.stdout.endswith(f' unfinished), large contents: 5 (19.3 MiB), in {archive}\n')
         assert moved.stderr.count('is cut off') == 1
         states = Counter(row['state'] for row in table(archive, 'process'))
         assert {'running', 'waiting', 'finished', 'excepted', 'killed'} <= set(states)
         assert ('created' in states) == (old == stores[0])
         assert all(row['owner'] is None for row in table(archive, 'process'))
-        done(treadle('store', 'import', archive, store=new), 'processes, of which', f'are in {locate(new).url}')
+        done(treadle('store', 'import', archive, store=new), 'processes: ', f', in {locate(new).url}')
         assert yard.states(new) == states == yard.states(old)
         if new != stores[-1]:
             # It gets as far as the gate lets it.

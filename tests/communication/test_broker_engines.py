@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import socket
 import threading
 import time
@@ -14,6 +16,7 @@ from communication import hosts
 from treadle.engine import BrokerRefused, BrokerUnavailable, Engine, RemoteException
 from treadle.engine.communication import final_answer
 from treadle.engine.communication.messages import Intent, intent_body
+from treadle.threads import Forked
 
 PATIENCE, GATES, Heard = hosts.PATIENCE, hosts.GATES, hosts.Heard
 
@@ -91,6 +94,83 @@ class TestHints:
         assert killed.wait(PATIENCE)
         GATES.open('by another')
         assert first.wait(node, PATIENCE).is_killed
+
+
+def until_connected(*engines):
+    for engine in engines:
+        communicator = engine.communicator
+        communicator.link.thread.bridge.submit(communicator.link.lifeline.session, None).result(PATIENCE)
+
+
+class TestOutage:
+    @pytest.fixture
+    def rabbitmq(self, make_rabbitmq):
+        return make_rabbitmq()
+
+    def test_it_is_killed_and_started_again(self, rabbitmq, make_engine, monkeypatch, caplog):
+        """Everything goes on by looking at the store, and is as quick as before when the broker is back."""
+        caplog.set_level(logging.INFO, logger='treadle')
+        first = make_engine(broker=rabbitmq.url())
+        second = make_engine(broker=rabbitmq.url(), claims='all')
+        first.core.claims.admits = lambda record: False
+        rabbitmq.kill()
+        for number in range(5):
+            node = first.submit(hosts.Echo, x=number)
+            assert first.wait(node, PATIENCE).outputs.y == number
+        assert second.kill(first.submit(hosts.Echo, x=1, gate='away')) is True
+        GATES.open('away')
+        assert caplog.text.count('is away') == 2, 'each of the two says so once'
+        rabbitmq.start()
+        until_connected(first, second)
+        monkeypatch.setattr('treadle.engine.store.sqlite.database.SqliteDatabase.changed_elsewhere', lambda self: False)
+        monkeypatch.setattr('treadle.engine.claims.SWEEP', 3600.0)
+        node = first.submit(hosts.Echo, x=7)
+        assert first.wait(node, PATIENCE).outputs.y == 7
+        assert [record.levelname for record in caplog.records if record.message.endswith('is back')] == [
+            *['WARNING'] * 2, *['INFO'] * 2,
+        ]  # fmt: skip
+
+    def test_it_takes_nothing(self, rabbitmq, make_engine):
+        """It is out of memory, say: it confirms nothing, and says nothing of it to those who publish."""
+        engine = make_engine(broker=rabbitmq.url())
+        rabbitmq.evaluate('vm_memory_monitor:set_vm_memory_high_watermark(0.0001)')
+        began = time.monotonic()
+        for number in range(50):
+            assert engine.run(hosts.Echo, x=number) == {'y': number}
+        assert time.monotonic() - began < PATIENCE
+        rabbitmq.evaluate('vm_memory_monitor:set_vm_memory_high_watermark(0.8)')
+        assert ask(engine, engine.submit(hosts.Echo, x=1, gate='full').pid, 'kill') is True
+        GATES.open('full')
+
+    def test_stopping_does_not_wait_for_it(self, rabbitmq, make_engine):
+        engine = make_engine(broker=rabbitmq.url())
+        rabbitmq.kill()
+        engine.run(hosts.Echo, x=1)
+        began = time.monotonic()
+        engine.stop()
+        assert time.monotonic() - began < 10
+
+
+@pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
+def test_a_forked_child_has_an_engine_of_its_own(broker, make_engine, store):
+    engine = make_engine(broker=broker)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            with contextlib.suppress(Forked):
+                engine.communicator.broadcast_send(None)
+                raise AssertionError('it was not refused')
+            own = Engine(store, broker).start()
+            assert own.run(hosts.Echo, x=2) == {'y': 2}
+            own.stop()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert engine.run(hosts.Echo, x=1) == {'y': 1}
+    assert ask(engine, engine.submit(hosts.Echo, x=1, gate='forked').pid, 'kill') is True
+    GATES.open('forked')
 
 
 class TestRpc:
@@ -180,13 +260,17 @@ class TestStart:
 
     def test_one_that_is_no_broker(self, store, answering_port):
         port = answering_port(b'HTTP/1.1 400 Bad Request')
-        with pytest.raises(BrokerRefused, match='does not speak AMQP'):
+        with pytest.raises(BrokerUnavailable, match='does not speak AMQP'):
             Engine(store, broker=f'amqp://127.0.0.1:{port}').start()
 
     def test_a_wrong_password(self, store, broker):
         with pytest.raises(BrokerRefused, match="refuses the user 'guest' or its password") as caught:
             Engine(store, broker=broker.replace('guest:guest', 'guest:geheim')).start()
         assert 'geheim' not in str(caught.value)
+
+    def test_what_waiting_cannot_mend(self, store, broker):
+        with pytest.raises(BrokerRefused, match="refuses the user 'guest' or its password"):
+            Engine(store, broker=broker.replace('guest:guest', 'guest:geheim')).start(needs_broker=False)
 
     def test_a_virtual_host_that_is_not_there(self, store, broker):
         with pytest.raises(BrokerRefused, match="onto the virtual host 'nowhere'"):

@@ -100,7 +100,7 @@ class TestOnce:
                 '[rabbit_networking:close_connection(Pid, "cut") || Pid <- rabbit_networking:connections()]'
             )
             waited = threading.Event()
-            while not worker.communicator._lifeline.losses:
+            while not worker.communicator.link.lifeline.losses:
                 waited.wait(0.01)
             block.release()
         assert answers_of(raw, 2)[-1] == ('cut', {'result': {'y': 1}})

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from communication import amqp, hosts
-from treadle.engine import CommunicatorClosed, MessageNotSent, RemoteException, TaskRejected
+from treadle.engine import CommunicatorClosed, MessageNotSent, RemoteException, TaskRejected, UnroutableError
 from treadle.engine.communication import final_answer
 from treadle.engine.communication.address import address_of
 from treadle.engine.communication.rabbit import RabbitCommunicator
@@ -64,7 +64,7 @@ def answer(future):
 
 def until_lost(communicator, times=1):
     waited = threading.Event()
-    while communicator._lifeline.losses < times:
+    while communicator.link.lifeline.losses < times:
         waited.wait(0.01)
 
 
@@ -123,10 +123,10 @@ class TestHostileMessages:
 
     def test_as_an_answer_and_as_a_hint(self, rabbit, raw, body):
         rabbit.add_rpc_subscriber(lambda _, message: message, 'me')
-        raw.publish('', rabbit._answers_queue, body, correlation_id='nobody')
+        raw.publish('', rabbit.link.answers_queue, body, correlation_id='nobody')
         raw.publish('treadle.hints', '', body)
         future = rabbit._replies.expect('somebody')
-        raw.publish('', rabbit._answers_queue, body, correlation_id='somebody')
+        raw.publish('', rabbit.link.answers_queue, body, correlation_id='somebody')
         with pytest.raises(RemoteException, match='an answer came that'):
             answer(future)
         assert answer(rabbit.rpc_send('me', 1)) == 1
@@ -180,7 +180,7 @@ class TestLostConnections:
             cut()
             until_lost(rabbit, number)
             until_lost(other, number)
-            rabbit.thread.bridge.submit(rabbit._lifeline.session, None).result(PATIENCE)
+            rabbit.link.thread.bridge.submit(rabbit.link.lifeline.session, None).result(PATIENCE)
             assert answer(other.task_send(number)) == number
             assert answer(other.rpc_send('me', number)) == number
             assert answer(other.rpc_send(number, None)) == number
@@ -234,23 +234,23 @@ class TestLostConnections:
         rabbit.add_task_subscriber(lambda _, task: task)
         rabbit.add_process_subscriber(lambda _, pid, message: pid)
         for queue in (amqp.TASKS, 'treadle.pids'):
-            before = rabbit._lifeline.losses
+            before = rabbit.link.lifeline.losses
             raw.delete(queue)
             until_lost(rabbit, before + 1)
             assert answer(rabbit.task_send(queue)) == queue
-            rabbit.thread.bridge.submit(rabbit._lifeline.session, None).result(PATIENCE)
+            rabbit.link.thread.bridge.submit(rabbit.link.lifeline.session, None).result(PATIENCE)
             assert answer(rabbit.rpc_send(7, None)) == 7
 
     def test_a_channel_that_the_broker_closes(self, rabbit):
         rabbit.add_task_subscriber(lambda _, task: task)
-        session = rabbit._lifeline.current
-        rabbit.thread.bridge.submit(session._tasks.basic_ack, 999).result(PATIENCE)
+        session = rabbit.link.lifeline.current
+        rabbit.link.thread.bridge.submit(session._tasks.basic_ack, 999).result(PATIENCE)
         until_lost(rabbit)
         assert answer(rabbit.task_send(1)) == 1
 
     def test_queues_that_are_purged(self, rabbit, raw):
         rabbit.add_task_subscriber(lambda _, task: task)
-        for queue in (amqp.TASKS, rabbit._answers_queue):
+        for queue in (amqp.TASKS, rabbit.link.answers_queue):
             raw.purge(queue)
         assert answer(rabbit.task_send(1)) == 1
 
@@ -270,7 +270,7 @@ class TestBrokerAway:
         sent = [away.broadcast_send(number) for number in range(100)]
         # Some were taken out already, and wait for the broker one step further.
         assert 10 <= sent.count(True) < 100
-        assert away._outbox.dropped == sent.count(False)
+        assert away.link.outbox.dropped == sent.count(False)
         assert caplog.text.count('broadcasts are dropped') == 1
 
     def test_subscribers_wait_for_it(self, make, make_rabbitmq, caplog):
@@ -280,7 +280,7 @@ class TestBrokerAway:
         late = make(url)
         late.add_rpc_subscriber(lambda _, message: message, 'me')
         rabbitmq.start()
-        late.thread.bridge.submit(late._lifeline.session, None).result(PATIENCE)
+        late.link.thread.bridge.submit(late.link.lifeline.session, None).result(PATIENCE)
         assert answer(late.rpc_send('me', 1)) == 1
         late.close()
 
@@ -329,7 +329,7 @@ class TestClosing:
         communicator = make()
         communicator.add_process_subscriber(lambda *message: None)
         communicator.close()
-        for queue in (communicator._answers_queue, 'treadle.pids'):
+        for queue in (communicator.link.answers_queue, 'treadle.pids'):
             with pytest.raises(Exception, match='NOT_FOUND'):
                 raw.count(queue)
 
@@ -342,14 +342,32 @@ class TestThreads:
         sent.add_done_callback(lambda done: resolved.tell(threading.current_thread().name))
         assert answer(sent).startswith('treadle-subscriber-')
         assert resolved.next()[0] != 'treadle-communicator'
-        assert rabbit.thread.thread.name == 'treadle-communicator'
+        assert rabbit.link.thread.thread.name == 'treadle-communicator'
 
     def test_an_rpc_from_a_loop_of_treadles(self, rabbit):
         async def send():
             return rabbit.rpc_send('me', None)
 
         with pytest.raises(WrongThread, match=r'rpc_send\(\) called on .treadle-communicator.'):
-            rabbit.thread.bridge.submit(send).result(PATIENCE)
+            rabbit.link.thread.bridge.submit(send).result(PATIENCE)
+
+    def test_names_that_the_broker_does_not_take(self, rabbit):
+        for name in ('x' * 300, '#', 'a.*'):
+            with pytest.raises(ValueError, match='cannot be addressed on a broker'):
+                rabbit.add_rpc_subscriber(print, name)
+            with pytest.raises(UnroutableError, match='nobody answers to'):
+                rabbit.rpc_send(name, None)
+        for name in ('a.b', 'with blanks and ä', ('a', 'tuple'), 12):
+            rabbit.add_rpc_subscriber(lambda _, message: message, name)
+            assert answer(rabbit.rpc_send(name, 1)) == 1
+
+    def test_subscribing_on_a_loop_of_treadles(self, rabbit):
+        async def subscribe():
+            rabbit.add_rpc_subscriber(print, 'me')
+
+        with pytest.raises(WrongThread, match='subscribing called on'):
+            rabbit.link.thread.bridge.submit(subscribe).result(PATIENCE)
+        assert rabbit.add_rpc_subscriber(print, 'me') == 'me', 'nothing was half done'
 
     def test_tasks_that_are_rejected_here_are_done_elsewhere(self, make):
         first, second, sender = make(), make(), make()

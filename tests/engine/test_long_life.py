@@ -31,10 +31,13 @@ from treadle.engine.dispatcher import Dispatcher
 from treadle.engine.errors import CorruptValue, StoreUnavailable
 from treadle.engine.faults import FaultPoint
 from treadle.engine.homes import Homes
+from treadle.engine.launch import compose
 from treadle.engine.processes import identity
 from treadle.engine.store.control import write_once
 from treadle.engine.store.intents import kill
 from treadle.engine.store.reader import Reader
+from treadle.engine.store.records import Unit
+from treadle.engine.store.units import apply
 from treadle.engine.testing import RaiseAt
 from treadle.engine.values import Codec
 
@@ -407,6 +410,19 @@ def test_beside_others_that_write_it_searches_only_now_and_then(
     assert pages == []
     engine.core.claims._search_may = 0.0  # the days are over
     assert all(node.is_finished_ok for node in engine.wait([node.pid for node in nodes], PATIENCE))
+
+
+def test_a_hint_of_work_waits_for_no_pause_after_a_search(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(claims='all')
+    engine.run(Quick)
+    claims_ = engine.core.claims
+    # Neither a search that took long nor the sweep lets it be found.
+    claims_._search_may = claims_._sweep_due = time.monotonic() + 3600
+    codec = engine.core.source.codec
+    record = compose(Quick, {}, codec=codec, pid=1000, origin=engine.core.engine_id)
+    write_once(engine.location, lambda transaction: apply(transaction, [Unit(create=(record,))]))
+    claims_.hinted(work=True, changes=False)
+    assert engine.wait(1000, PATIENCE).is_finished_ok
 
 
 MODULE = """

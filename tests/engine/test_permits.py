@@ -26,6 +26,8 @@ from treadle.engine import (
 )
 
 PATIENCE = 30.0
+#: What an engine promises does not depend on the database; see support.stores.
+STORES = 'both'
 
 
 #: Threads that may have looked for work, for the dead and for what others have committed.

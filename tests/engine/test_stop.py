@@ -28,6 +28,8 @@ from treadle.engine.store.engines import declare_dead
 from treadle.threads import StopTimeout, WrongThread
 
 PATIENCE = 30.0
+#: What an engine promises does not depend on the database; see support.stores.
+STORES = 'both'
 
 
 class Gate(WorkChain):

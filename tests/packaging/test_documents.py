@@ -27,7 +27,14 @@ def python_blocks(document: Path) -> str:
 
 @pytest.mark.parametrize(
     'document',
-    ['README.rst', 'docs/quickstart.rst', 'docs/vocabulary.rst', 'docs/logging.rst', 'docs/embedding.rst'],
+    [
+        'README.rst',
+        'docs/quickstart.rst',
+        'docs/vocabulary.rst',
+        'docs/logging.rst',
+        'docs/embedding.rst',
+        'docs/from-aiida.rst',
+    ],
 )
 def test_the_code_runs_and_runs_again(document, tmp_path):
     script = tmp_path / 'script.py'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sqlite3
@@ -9,6 +10,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import psycopg
+
+from treadle.engine.store.location import locate
 
 TERMINAL = ('finished', 'excepted', 'killed')
 
@@ -26,22 +31,27 @@ class Effect:
 
 @dataclasses.dataclass
 class Place:
-    """One store with the files that its runs write."""
+    """One store with the files that its runs write.
+
+    :ivar url: the store's; by default that of a file in the folder.
+    """
 
     folder: Path
+    url: str = ''
     store: Path = dataclasses.field(init=False)
     effects_path: Path = dataclasses.field(init=False)
     results_path: Path = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         self.store = self.folder / 'store.db'
+        self.url = self.url or f'sqlite:///{self.store}'
         self.effects_path = self.folder / 'effects'
         self.results_path = self.folder / 'results'
 
     @property
     def order(self) -> dict[str, str]:
         """What a run of the script is told."""
-        return {'store': str(self.store), 'effects': str(self.effects_path), 'results': str(self.results_path)}
+        return {'store': self.url, 'effects': str(self.effects_path), 'results': str(self.results_path)}
 
     @property
     def effects(self) -> list[Effect]:
@@ -58,15 +68,17 @@ class Place:
 
     def rows(self, sql: str, *parameters: Any) -> list[Any]:
         """A query on what is committed."""
-        connection = sqlite3.connect(self.store)
-        try:
+        if self.url.startswith('postgresql:'):
+            with psycopg.connect(self.url, options='-csearch_path=treadle') as server:
+                return server.execute(sql.replace('?', '%s'), parameters or None).fetchall()
+        with contextlib.closing(sqlite3.connect(self.store)) as connection:
             return connection.execute(sql, parameters).fetchall()
-        finally:
-            connection.close()
 
     def committed(self) -> dict[int, tuple[int, bool]]:
         """For each process, how many of its steps are committed, and whether it has ended."""
-        if not self.store.exists() or not self.rows("SELECT 1 FROM sqlite_master WHERE name = 'process'"):
+        if self.url.startswith('sqlite:') and not (
+            self.store.exists() and self.rows("SELECT 1 FROM sqlite_master WHERE name = 'process'")
+        ):
             return {}
         rows = self.rows('SELECT pid, visit, state FROM process')
         return {pid: (visit, state in TERMINAL) for pid, visit, state in rows}
@@ -133,5 +145,6 @@ def audit(place: Place, allowed_excepted: Callable[[str], bool] = lambda label: 
     assert {row[0] for row in place.rows('SELECT DISTINCT pid FROM log')} <= pids, 'logs without processes'
     ends = [row[0] for row in place.rows('SELECT ended FROM engine ORDER BY id')]
     assert ends[-1] == 'stopped' and set(ends) <= {'stopped', 'dead'}, ends
-    assert list(Path(f'{place.store}.engines').glob('*')) == [], 'lock files are left'
-    assert place.rows('PRAGMA integrity_check') == [('ok',)]
+    assert list(locate(place.url).lock_folder().glob('*')) == [], 'lock files are left'
+    if place.url.startswith('sqlite:'):
+        assert place.rows('PRAGMA integrity_check') == [('ok',)]

@@ -132,7 +132,7 @@ def main(order: dict[str, Any]) -> None:
     faults: Faults | None = KillAt(order['fault'], order['hit']) if order.get('fault') else None
     results: dict[str, Any] = {'os_pid': os.getpid()}
     with Engine(
-        f'sqlite:///{order["store"]}',
+        order['store'],
         steps=order.get('steps', 4),
         claims='all',
         lease=order.get('lease', 10.0),

@@ -33,6 +33,27 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
         server.__exit__(None, None, None)
 
 
+@pytest.fixture(params=['sqlite', 'postgresql'])
+def kind(request: pytest.FixtureRequest) -> str:
+    """The kind of database of the places that are made; the test runs once on each."""
+    return str(request.param)
+
+
+@pytest.fixture
+def make_place(request: pytest.FixtureRequest, kind: str, books: Any) -> Callable[[Path], Any]:
+    """Makes places with new stores, in the folders that it is given."""
+
+    def make(folder: Path) -> Any:
+        folder.mkdir(exist_ok=True)
+        if kind == 'sqlite':
+            return books.Place(folder)
+        kept = request.getfixturevalue('postgres_kept')
+        kept.empty()
+        return books.Place(folder, kept.url)
+
+    return make
+
+
 @pytest.fixture(scope='session')
 def books() -> ModuleType:
     """The module ``books``: a place of a store and its effects, and the audit of both."""

@@ -24,7 +24,7 @@ def main(order: dict[str, Any]) -> None:
     role = order['role']
     results: dict[str, Any] = {'os_pid': os.getpid()}
     engine = Engine(
-        f'sqlite:///{order["store"]}', workers=2, steps=2, claims=order.get('claims', 'own'), faults=faults
+        order['store'], workers=2, steps=2, claims=order.get('claims', 'own'), faults=faults
     )
     with engine:
         if role == 'submit':

@@ -135,7 +135,7 @@ def main(order: dict[str, Any]) -> None:
     _effects = os.open(order['effects'], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     _variant = order['variant']
     results: dict[str, Any] = {}
-    with Engine(f'sqlite:///{order["store"]}', workers=2, steps=2) as engine:
+    with Engine(order['store'], workers=2, steps=2) as engine:
         for attempt in ('first', 'second'):
             try:
                 results[attempt] = engine.run(Parent, metadata={'key': 'parent'})['seen']

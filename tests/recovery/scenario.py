@@ -297,7 +297,7 @@ def main(order: dict[str, Any]) -> None:
     faults: Faults = record
     if order.get('fault') is not None:
         faults = Together(record, KillAt(order['fault'], order['hit']))
-    engine = Engine(f'sqlite:///{order["store"]}', workers=2, steps=2, faults=faults)
+    engine = Engine(order['store'], workers=2, steps=2, faults=faults)
     with engine:
         results = {
             'run': engine.run(Root, n=3, metadata={'key': 'root'}),

@@ -21,6 +21,8 @@ from scale.orders import PARTS, Gate, Patient, effects_of, kind_of
 #: Seconds after which what should have happened never will; and between two looks at other OS processes.
 PATIENCE, LOOK = 60.0, 0.02
 SUBMITTERS = 3
+#: One task is sent for so many orders that are submitted otherwise.
+SENT = 8
 
 
 class Disturbance:
@@ -158,9 +160,7 @@ class Company:
         """Look until it has."""
         deadline = time.monotonic() + self._patience
         while not has_happened():
-            assert time.monotonic() < deadline, (
-                f'it never came to it that {what}:\n{self.said[-8000:]}'
-            )
+            assert time.monotonic() < deadline, f'it never came to it that {what}:\n{self.said[-8000:]}'
             time.sleep(LOOK)
 
     # -- orders --------------------------------------------------------------------------------------------
@@ -169,21 +169,21 @@ class Company:
         """Have so many orders submitted, by several engines at once, and wait until all have ended.
 
         One of the engines runs what there is room for, until it leaves; the others only submit. With a broker, another
-        one sends tasks to the workers.
+        one sends some tasks to the workers.
 
         :param pace: seconds between two submissions of one submitter.
         :param loses_messages: whether a task that is sent may be lost.
         """
-        share = -(-count // (SUBMITTERS + ('broker' in self._engine)))
+        share = -(-count // SUBMITTERS)
         told = {'count': share, 'pace': pace, 'submitted': str(self.folder / 'submitted')}
         submitters = [
             self.start('submit', f'submitter {number}', first=self._take(share), idle=number > 0, **told)
             for number in range(SUBMITTERS)
         ]
         if 'broker' in self._engine:
-            submitters.append(
-                self.start('send', 'sender', first=self._take(share), all_keys=loses_messages, **told)
-            )
+            told['count'] = count // SENT
+            first = self._take(told['count'])
+            submitters.append(self.start('send', 'sender', first=first, all_keys=loses_messages, **told))
         self.wait_for(submitters)
 
     def order_waits(self, count: int, gates: int) -> None:
@@ -215,7 +215,9 @@ class Company:
         return first
 
     @contextlib.contextmanager
-    def disturbed(self, disturbance: Disturbance, rng: random.Random, most: int) -> Iterator[Callable[[], int]]:
+    def disturbed(
+        self, disturbance: Disturbance, rng: random.Random, most: int
+    ) -> Iterator[Callable[[], int]]:
         """Let it happen again and again while the body runs, at most so often.
 
         Gives what says how often it has happened.

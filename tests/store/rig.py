@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -30,12 +31,13 @@ SUSPECT = 2
 class Rig:
     """One store thread on a store, registered as an engine.
 
+    :param lease: how long it may stand still, as in :meth:`~..StoreLocation.make_database`.
     :ivar admitting: whether :meth:`admits` lets anything be claimed.
     :ivar successor: the row under which it goes on when it was declared dead.
     :ivar told: the changes of each commit; ``claims``: what was claimed.
     """
 
-    def __init__(self, url: str, *, faults: Faults | None = None, **options: Any) -> None:
+    def __init__(self, url: str, *, faults: Faults | None = None, lease: float = 10.0, **options: Any) -> None:
         self.location = locate(url)
         self.admitting = False
         self.told: list[StateChange] = []
@@ -45,7 +47,7 @@ class Rig:
         self.has_suspect = False
         self.lives: list[int] = []
         self.successor: EngineRecord | None = None
-        self.database = self.location.make_database()
+        self.database = self.location.make_database(name='rig', lease=lease)
         self.store = StoreThread(
             database=self.database,
             statements=self.location.statements(),
@@ -116,6 +118,27 @@ class Rig:
         ]
         gate.set()
         return [future.exception(20) or future.result() for future in futures]
+
+    @contextmanager
+    def written(self, *operations: Any) -> Iterator[list[Future[Any]]]:
+        """All operations are written in one transaction, which is committed when the block ends; their futures."""
+        stands, go_on = threading.Event(), threading.Event()
+
+        def stand(transaction: Any) -> None:
+            stands.set()
+            assert go_on.wait(60)
+
+        gate = self.gate()
+        futures = [
+            self.store.commit(each) if isinstance(each, Unit) else self.store.call(each) for each in operations
+        ]
+        self.store.call(stand)
+        gate.set()
+        assert stands.wait(60)
+        try:
+            yield futures
+        finally:
+            go_on.set()
 
     def gate(self) -> threading.Event:
         """Make the store thread stand until the event is set: what is posted meanwhile shares a batch."""

@@ -74,13 +74,15 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a new store: a file, or what the mark `on_both` or TREADLE_TEST_STORE says."""
+    """The URL of a new store: a file, or what the module's `STORES` or TREADLE_TEST_STORE says."""
     kind = getattr(request, 'param', os.environ.get('TREADLE_TEST_STORE', 'sqlite'))
     return _url(request, kind, tmp_path)
 
 
-#: The mark of tests that use `store`, and run once on each kind of database.
-on_both = pytest.mark.parametrize('store', ['sqlite', 'postgresql'], indirect=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test whose module says `STORES = 'both'` runs once on each kind of database, if it uses `store` at all."""
+    if 'store' in metafunc.fixturenames and getattr(metafunc.module, 'STORES', None) == 'both':
+        metafunc.parametrize('store', ['sqlite', 'postgresql'], indirect=True)
 
 
 def _url(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> str:

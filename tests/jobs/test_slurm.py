@@ -1,0 +1,95 @@
+"""Through real ssh and real Slurm: replies that are lost, limits that Slurm keeps, what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.jobs import HASTY, Place
+from treadle.engine import Computer, Engine, ShellJob
+
+#: Lets Slurm take the job, says so, and does not return for a while.
+SLOW_SBATCH = """#!/bin/sh
+{sbatch} "$@"
+code=$?
+touch {taken}
+sleep 4
+exit $code
+"""
+
+
+@pytest.fixture
+def slow(tmp_path: Path, slurm: Any, make_sshd: Any) -> tuple[Place, Any, Path]:
+    """A place whose ``sbatch`` takes its time after its work, its ssh server, and what tells that the work is done."""
+    taken, programs = tmp_path / 'taken', tmp_path / 'bin'
+    programs.mkdir()
+    program = programs / 'sbatch'
+    program.write_text(SLOW_SBATCH.format(sbatch=shutil.which('sbatch'), taken=taken))
+    program.chmod(0o755)
+    environment = {**slurm.environment(), 'PATH': f'{programs}:/usr/local/bin:/usr/bin:/bin'}
+    sshd = make_sshd(shell_environment=environment)
+    computer = Computer(
+        'cluster',
+        transport='ssh',
+        hostname='treadle',
+        ssh_config=str(sshd.config_file),
+        work_directory=str(tmp_path / 'work'),
+        scheduler='slurm',
+        poll_interval=0.3,
+    )
+    return Place(tmp_path, computer, slurm), sshd, taken
+
+
+def _submit(engine: Engine, place: Place, command: str = '', **options: Any) -> Any:
+    return engine.submit(
+        ShellJob,
+        command='sh',
+        arguments=['-c', command or place.command],
+        metadata={'options': {'computer': place.computer, **options}},
+    )
+
+
+@pytest.mark.timeout(120)
+def test_the_connection_breaks_when_slurm_has_taken_the_job(slow: Any, wait_until: Any) -> None:
+    place, sshd, taken = slow
+    with place.engine() as engine:
+        node = _submit(engine, place)
+        wait_until(taken.exists)
+        sshd.stop()
+        sshd.start()
+        engine.wait(node, timeout=90)
+        assert node.is_finished_ok, node.exit_message
+    assert place.runs() == place.submitted() == 1
+
+
+@pytest.mark.timeout(120)
+def test_the_reply_comes_too_late(slow: Any) -> None:
+    place, _, _ = slow
+    with Engine(place.store, timing=dataclasses.replace(HASTY, command=2.0)) as engine:
+        node = _submit(engine, place)
+        engine.wait(node, timeout=90)
+        assert node.is_finished_ok, node.exit_message
+    assert place.runs() == place.submitted() == 1
+
+
+@pytest.mark.timeout(120)
+def test_killed_while_the_reply_is_on_its_way(slow: Any, wait_until: Any) -> None:
+    place, _, taken = slow
+    with place.engine() as engine:
+        node = _submit(engine, place, 'sleep 300')
+        wait_until(taken.exists)
+        engine.kill(node)
+        wait_until(lambda: engine.core.source.reader.job(node.pid).state == 'gone', 60)
+    assert place.running() == [] and place.submitted() == 1
+
+
+def test_what_slurm_refuses_is_told(slurm_place: Any) -> None:
+    with slurm_place.engine() as engine:
+        node = _submit(engine, slurm_place, queue_name='nowhere')
+        engine.wait(node, timeout=50)
+        assert node.exit_status == 130 and 'invalid partition' in node.exit_message.lower()
+    assert slurm_place.submitted() == 0
