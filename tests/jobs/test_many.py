@@ -14,11 +14,12 @@ import pytest
 
 from support.jobs import HASTY
 from treadle.engine import Computer, Engine, ShellJob
+from treadle.engine.transports import Backoff, ConnectionAuthority
 
-#: How many jobs, and for how many seconds their computer is away.
+#: How many jobs, for how many seconds their computer is away, and how soon it is asked again; ``None``: as by default.
 SIZES = [
-    pytest.param(40, 3.0, id='suite'),
-    pytest.param(200, 60.0, id='soak', marks=[pytest.mark.soak, pytest.mark.timeout(900)]),
+    pytest.param(40, 3.0, Backoff(first=0.1, most=0.5, stable=0.0), id='suite'),
+    pytest.param(200, 60.0, None, id='soak', marks=[pytest.mark.soak, pytest.mark.timeout(900)]),
 ]
 
 
@@ -95,13 +96,21 @@ def _submit(engine: Engine, computer: Computer, effects: Path, number: int) -> A
     )
 
 
-@pytest.mark.parametrize(('jobs', 'away'), SIZES)
+@pytest.mark.parametrize(('jobs', 'away', 'backoff'), SIZES)
 def test_many_jobs_on_one_connection(
-    tmp_path: Path, sshd: Any, computer: Computer, jobs: int, away: float, wait_until: Any
+    tmp_path: Path,
+    sshd: Any,
+    computer: Computer,
+    wait_until: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    jobs: int,
+    away: float,
+    backoff: Backoff | None,
 ) -> None:
     """Four workers, and one login; one more after the computer was away, and nobody had to do anything about it."""
     effects = tmp_path / 'effects'
     store = f'sqlite:///{tmp_path}/store.db'
+    monkeypatch.setattr('treadle.engine.core.ConnectionAuthority', lambda: ConnectionAuthority(backoff=backoff))
     with Engine(store, workers=4, timing=HASTY) as engine:
         before = sshd.accepted_logins()
         nodes = [_submit(engine, computer, effects, number) for number in range(jobs)]
