@@ -143,7 +143,8 @@ fi
 trap : HUP INT TERM USR1 USR2 XCPU
 %(limits)s( . ./.treadle/commands.sh )
 code=$?
-%(after)sprintf '%%s %%s\n' "$code" "${EPOCHSECONDS:-$(date +%%s)}" >.treadle/ended.new && mv .treadle/ended.new .treadle/ended
+%(after)send="$code ${EPOCHSECONDS:-$(date +%%s)}"
+printf '%%s\n' "$end" >.treadle/ended.new && mv .treadle/ended.new .treadle/ended
 exit "$code"
 """
 

@@ -8,6 +8,7 @@ that nothing of it is left for the next. It is replaced after a while, so that w
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -29,7 +30,9 @@ AHEAD: Final = 1024 * 1024
 # Each request is a line, so many bytes of script, and so many of what the script's commands read. `head -c` is in no
 # standard: where it is missing, or takes more than it is asked for, no shell can be kept. On one line, and without
 # a backslash, this passes through any login shell.
-_SERVE: Final = ' '.join(
+_SERVE: Final = re.sub(
+    r'\s+',
+    ' ',
     """
     case $(printf abcd | { head -c 2 >/dev/null; cat; }) in
     cd) echo %(marker)s yes ;;
@@ -46,8 +49,8 @@ _SERVE: Final = ' '.join(
         echo "$mark $code";
         echo "$mark 0" >&2;
     done
-    """.split()
-)
+    """,
+).strip()
 
 
 class _Output:
@@ -169,7 +172,7 @@ class Shells:
         self._can_be_kept = True
 
     def take(self, open_channel: Callable[[], paramiko.Channel]) -> tuple[paramiko.Channel, float] | None:
-        """A shell of one's own, and since when it is there; ``None`` if none can be had, and a command has to do without.
+        """A shell of one's own, and since when it is there; ``None`` if none can be had, and one has to do without.
 
         :param open_channel: opens a channel, if there has to be another one.
         """

@@ -1,4 +1,4 @@
-"""A worker that runs jobs until SIGTERM, or until it comes to grief: ``job_worker.py ORDER``, where the order is JSON."""
+"""A worker that runs jobs until SIGTERM, or until it comes to grief: ``job_worker.py ORDER``, with an order in JSON."""
 
 from __future__ import annotations
 
