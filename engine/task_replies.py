@@ -132,12 +132,16 @@ class TaskReplies:
 
     def _sent(self, reply: OwedReply, done: Future[None]) -> None:
         """The broker has it, or it is tried again later; on the communicator's loop."""
+        if done.exception() is not None:
+            LOGGER.debug('the answer for process %d is sent later: %s', reply.pid, done.exception())
+            self._under_way.discard(reply.correlation_id)
+            return
+
+        def settled(answer: object) -> None:
+            # Only now: who looks before that finds it owed still.
+            self._under_way.discard(reply.correlation_id)
+
         try:
-            if done.exception() is None:
-                self._parts.store.call(lambda transaction: settle(transaction, [reply.correlation_id]))
-            else:
-                LOGGER.debug('the answer for process %d is sent later: %s', reply.pid, done.exception())
+            self._parts.store.post(lambda transaction: settle(transaction, [reply.correlation_id]), settled)
         except EngineStopped:
             LOGGER.debug('the answer for process %d may be sent again, since the store has stopped', reply.pid)
-        finally:
-            self._under_way.discard(reply.correlation_id)

@@ -139,9 +139,9 @@ if ! ln -s "$me" .treadle/started 2>/dev/null && [ "$(readlink .treadle/started)
     [ -n "$(readlink .treadle/started)" ] || { echo 'treadle: the work directory cannot be written' >&2; exit 71; }
     exit 0
 fi
-# A signal that ends the commands must not end this shell before it has said how they ended.
+%(limits)s# A signal that ends the commands must not end this shell before it has said how they ended.
 trap : HUP INT TERM USR1 USR2 XCPU
-%(limits)s( . ./.treadle/commands.sh )
+( . ./.treadle/commands.sh )
 code=$?
 %(after)send="$code ${EPOCHSECONDS:-$(date +%%s)}"
 printf '%%s\n' "$end" >.treadle/ended.new && mv .treadle/ended.new .treadle/ended
@@ -152,9 +152,10 @@ exit "$code"
 # job's own, see `Direct.submit_text`.
 _WATCH_TIME: Final = r"""
 (
-    trap - HUP INT TERM
+    # Before there is anything to end: a job may be over before its watch has begun. Until here the signal just ends it,
+    # since the shell around it has no traps yet that a fork would carry along.
+    trap 'kill "$!" 2>/dev/null; exit 0' USR1
     sleep %(seconds)d &
-    trap "kill $! 2>/dev/null; exit 0" USR1
     wait
     printf 'timeout\n' >.treadle/limit.new && mv .treadle/limit.new .treadle/limit
     trap '' TERM

@@ -112,7 +112,12 @@ class TestOnce:
         task = launch_body(ECHO, {'x': 1, 'metadata': {'key': 'mine'}}, nowait=False)
         for name in ('one', 'two'):
             raw.task(body(task), correlation_id=name, reply_to='answers')
-        assert sorted(name for name, said in answers_of(raw, 4) if said == {'result': {'y': 1}}) == ['one', 'two']
+        answered = set()
+        while answered != {'one', 'two'}:  # an answer may come twice
+            ((name, said),) = answers_of(raw, 1)
+            if 'pending' not in said:
+                assert said == {'result': {'y': 1}}
+                answered.add(name)
         assert len(worker.query(process_label='Echo')) == 1
 
     def test_without_a_correlation_id_and_without_a_reply(self, raw, make_worker):
