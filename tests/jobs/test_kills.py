@@ -174,7 +174,7 @@ def test_a_computer_goes_down_and_comes_back(rig: Rig, wait_until: Any) -> None:
         rig.there.is_up = False
         nodes += [rig.submit(engine) for _ in range(5)]
         wait_until(lambda: engine.core.source.reader.computer_note('fake'))
-        assert 'cannot be reached' in engine.why(nodes[-1])['because']
+        wait_until(lambda: 'cannot be reached' in engine.why(nodes[-1])['because'])
         rig.scheduler.release()
         rig.there.is_up = True
         for node in nodes:
