@@ -132,7 +132,7 @@ class Turn:
     def eof_received(self) -> bool:
         """Whether nothing more will come."""
         self._pump()
-        return (self._out.code is not None and self._err.code is not None) or self._channel.eof_received
+        return (self._out.code is not None and self._err.code is not None) or bool(self._channel.eof_received)
 
     def recv_ready(self) -> bool:
         """Whether there is some of its standard output."""
