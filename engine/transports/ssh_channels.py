@@ -26,8 +26,8 @@ __all__ = ['SshChannels', 'failure']
 KEPT_SFTP = 2
 #: Seconds for which a computer that takes no further session is asked again, and between two times, first and last.
 PATIENCE, FIRST_PAUSE, LAST_PAUSE = 60.0, 0.05, 1.0
-#: How often in a row a session must be refused before it is taken for one too many: a computer counts one that was closed
-#: for a moment more.
+#: How often in a row a session must be refused before it is taken for one too many: a computer counts one that was
+#: closed for a moment more.
 REFUSALS = 3
 #: Seconds within which a computer answers that it opens a channel.
 CHANNEL_TIMEOUT = 60.0
