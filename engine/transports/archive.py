@@ -16,6 +16,8 @@ __all__ = ['CHUNK', 'chunks', 'copy_tree', 'pack', 'reporting', 'unpack']
 
 #: Bytes that are read, and passed on, at a time.
 CHUNK = 1024 * 1024
+#: Bytes of a stream that are read in advance; tarfile copies what is left of them with each entry.
+BUFFER = 64 * 1024
 
 
 class Readable(Protocol):
@@ -72,7 +74,7 @@ def pack(folder: str | os.PathLike[str], stream: Writable, check: Callable[[], o
     with tarfile.open(
         fileobj=cast('IO[bytes]', stream),  # it is written to, and nothing else
         mode='w|',
-        bufsize=CHUNK,
+        bufsize=BUFFER,
         format=tarfile.GNU_FORMAT,  # its names are bytes, whatever they are
         encoding='utf-8',
         errors='surrogateescape',
@@ -102,7 +104,7 @@ def unpack(stream: Readable, folder: SafeFolder, check: Callable[[], object]) ->
     with tarfile.open(
         fileobj=cast('IO[bytes]', stream),  # it is read, and nothing else
         mode='r|',
-        bufsize=CHUNK,
+        bufsize=BUFFER,
         encoding='utf-8',
         errors='surrogateescape',
     ) as tar:
