@@ -86,7 +86,7 @@ def test_an_unknown_computer_is_named(engine: Engine) -> None:
 
 
 def test_a_computer_does_not_move_under_its_jobs(engine: Engine, tmp_path: Path, wait_until: Any) -> None:
-    computer = Computer('here', work_directory=str(tmp_path / 'work'), poll_interval=0.1)
+    computer = Computer('here', work_directory=str(tmp_path / 'work'), poll_interval=0.1, max_jobs=2)
     node = engine.submit(ShellJob, command='sleep', arguments=['300'], options={'computer': computer})
     wait_until(lambda: engine.core.source.reader.job(node.pid))
     moved = dataclasses.replace(computer, work_directory=str(tmp_path / 'elsewhere'))
@@ -302,6 +302,32 @@ def test_shell_jobs_that_fail(engine: Engine, tmp_path: Path, command: str, stat
     computer = Computer('here', work_directory=str(tmp_path / 'work'), poll_interval=0.1)
     _, node = engine.run_get_node(ShellJob, command=command, options={'computer': computer})
     assert node.exit_status == status, node.exit_message
+
+
+class _Tells(ShellJob):
+    """Tells what its parser sees of its end."""
+
+    @classmethod
+    def define(cls, spec: Any) -> None:
+        super().define(spec)
+        spec.output('has_ended', valid_type=bool)
+
+    def parse(self, retrieved: Folder) -> None:
+        self.out('has_ended', self.outcome.has_ended)
+
+
+@pytest.mark.parametrize(
+    ('command', 'limit', 'has_ended'), [('true', 60, True), ('exit 3', 60, True), ('sleep 300', 1, False)]
+)
+def test_whether_a_job_came_to_its_own_end(
+    engine: Engine, tmp_path: Path, command: str, limit: int, has_ended: bool
+) -> None:
+    options = {
+        'computer': Computer('here', work_directory=str(tmp_path / 'work'), poll_interval=0.1),
+        'max_wallclock_seconds': limit,
+    }
+    outputs = engine.run(_Tells, command='sh', arguments=['-c', command], options=options)
+    assert outputs['has_ended'] is has_ended
 
 
 def test_time_is_up_without_a_batch_system(engine: Engine, tmp_path: Path) -> None:
