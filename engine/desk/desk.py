@@ -147,6 +147,7 @@ class Desk:
                     computer.name,
                     max_jobs=computer.max_jobs,
                     max_queued=computer.max_queued,
+                    max_of_host=computer.max_jobs_of_host,
                     most=room,
                     folder_of=folder_of,
                 )
