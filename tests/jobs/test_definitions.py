@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from treadle.engine import (
     Engine,
     File,
     Folder,
+    RemoteFolder,
     ShellJob,
     SpecError,
     ValidationError,
+    WorkChain,
 )
 from treadle.engine.jobs.options import resources_of
 
@@ -80,9 +83,74 @@ def test_where_jobs_are(work_directory: str, base: str) -> None:
     assert Computer('a', work_directory=work_directory).base_folder('/home/me') == base
 
 
-def test_an_unknown_computer_is_named(engine: Engine) -> None:
-    with pytest.raises(ComputerNotFound, match=r"no computer 'localhots' in this store; did you mean 'localhost'"):
-        engine.run(ShellJob, command='true', options={'computer': 'localhots'})
+class _Chain(WorkChain):
+    """Passes the options of a job on."""
+
+    @classmethod
+    def define(cls, spec: Any) -> None:
+        super().define(spec)
+        spec.expose_inputs(ShellJob, namespace='job')
+        spec.outline(cls.start)
+
+    def start(self) -> None:
+        raise AssertionError('it is refused before it begins')
+
+
+def _builder() -> Any:
+    builder = ShellJob.get_builder()
+    builder.command = 'true'
+    builder.options.computer = 'localhots'
+    return builder
+
+
+@pytest.mark.parametrize(
+    ('place', 'call'),
+    [
+        ('ShellJob: options', lambda engine: engine.run(ShellJob, command='true', options={'computer': 'localhots'})),
+        ('ShellJob: options', lambda engine: engine.submit(_builder())),
+        (
+            '_Chain: job.options',
+            lambda engine: engine.submit(_Chain, job={'command': 'true', 'options': {'computer': 'localhots'}}),
+        ),
+    ],
+    ids=['run', 'builder', 'chain'],
+)
+def test_an_unknown_computer_is_named_at_the_call(engine: Engine, place: str, call: Any) -> None:
+    words = (
+        f"{place}.computer: there is no computer 'localhots' in this store; did you mean 'localhost'? known are: "
+        f'localhost; `treadle computer add` defines another'
+    )
+    with pytest.raises(ComputerNotFound, match=f'^{re.escape(words)}$'):
+        call(engine)
+    assert engine.query() == []
+
+
+def test_a_computer_is_known_by_its_name_once_it_is_defined(engine: Engine, tmp_path: Path) -> None:
+    here = Computer('here', work_directory=str(tmp_path / 'work'), poll_interval=0.1)
+    assert engine.run(ShellJob, command='true', options={'computer': here})['exit_code'] == 0
+    assert engine.run(ShellJob, command='true', options={'computer': 'here'})['exit_code'] == 0
+
+
+class _Goes(ShellJob):
+    """Takes a folder that another job has left."""
+
+    @classmethod
+    def define(cls, spec: Any) -> None:
+        super().define(spec)
+        spec.input('parents.last', valid_type=RemoteFolder)
+
+
+def test_a_folder_on_another_computer_is_refused(engine: Engine, tmp_path: Path) -> None:
+    here = Computer('here', work_directory=str(tmp_path / 'work'), poll_interval=0.1)
+    words = "_Goes: parents.last is a folder on computer 'cluster', and the job is to run on '{}'"
+    last = RemoteFolder('cluster', '/scratch/1')
+    for computer, name in ((here, 'here'), ('localhost', 'localhost')):
+        with pytest.raises(ValidationError, match=words.format(name)):
+            engine.submit(_Goes, command='true', parents={'last': last}, options={'computer': computer})
+    assert engine.query() == []
+    folder = RemoteFolder('here', str(tmp_path))
+    outputs = engine.run(_Goes, command='true', parents={'last': folder}, options={'computer': here})
+    assert outputs['exit_code'] == 0
 
 
 def test_a_computer_does_not_move_under_its_jobs(engine: Engine, tmp_path: Path, wait_until: Any) -> None:
