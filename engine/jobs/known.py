@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import ComputerNotFound, ConfigurationError
+from ..spec import PortNamespace
 from ..store.jobs import save_computer, select_computer
 from ..store.reader import Reader
-from ..spec import PortNamespace
 from ..store.transaction import Transaction
 from .computer import Computer
 from .options import COMPUTER_TYPES, LOCALHOST
