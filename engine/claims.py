@@ -19,7 +19,7 @@ from .errors import EngineStopped, ProcessParked, StoreError
 from .faults import FaultPoint
 from .loading import why_missing
 from .processes.identity import is_known
-from .states import TERMINAL_STATES, ProcessState
+from .states import ProcessState
 from .store.records import ProcessRecord
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ PAGE = 500
 SWEEP = 5.0
 #: For how many times the duration of a search none is made because others have written.
 SEARCH_SHARE = 10
+#: The same for looking what has become of all that is held or awaited, of which there may be very much.
+HEARING_SHARE = 2
 
 
 class Claims:
@@ -62,6 +64,12 @@ class Claims:
         # Whether others have written since the last search, and when the next one may be made because of that.
         self._others_wrote = False
         self._search_may = 0.0
+        # The same after a hint that there is work.
+        self._work_hinted = False
+        self._hinted_search_may = 0.0
+        # The same for what is held or awaited.
+        self._others_changed = False
+        self._hearing_may = 0.0
 
     def begin(self, membership: Membership) -> None:
         """The engine has its id."""
@@ -114,9 +122,15 @@ class Claims:
         :param changes: processes have ended, or were killed or paused.
         """
         if changes:
-            self._hearing.ask()
+            if time.monotonic() >= self._hearing_may:
+                self._hearing.ask()
+            else:
+                self._others_changed = True
         if work:
-            self.look()
+            if time.monotonic() >= self._hinted_search_may:
+                self.look()
+            else:
+                self._work_hinted = True
 
     def watch(self) -> None:
         """Look soon which other engines are dead, and take up what they have left."""
@@ -125,8 +139,14 @@ class Claims:
     def look_if_due(self) -> None:
         """Search if there is a reason to, or if none was made for a while; called all the time, on the store thread."""
         now = time.monotonic()
+        if self._others_changed and now >= self._hearing_may:
+            self._others_changed = False
+            self._hearing.ask()
         if self._unknown_class:
             self._unknown_class = False
+            self.look()
+        elif self._work_hinted and now >= self._hinted_search_may:
+            self._work_hinted = False
             self.look()
         elif self._others_wrote and now >= self._search_may:
             self._others_wrote = False
@@ -143,7 +163,7 @@ class Claims:
 
     def _hear_of_others(self) -> None:
         """What other OS processes have committed: intents for what is held, and ends, told to whoever waits here."""
-        parts = self._parts
+        parts, began = self._parts, time.monotonic()
         with _tried_again('looking for what others have committed'):
             held = parts.dispatcher.held_pids()
             if held:
@@ -155,10 +175,12 @@ class Claims:
                 # since. A process that is set aside for nothing is taken again at once.
                 parts.dispatcher.pause({pid: True for pid, _, paused in intents if paused})
             parts.desks.ask()
-            awaited = parts.terminations.awaited()
-            if awaited:
-                states = parts.source.reader.states(awaited)
-                parts.terminations.ended(pid for pid, state in states.items() if state in TERMINAL_STATES)
+            for ended in parts.source.reader.ended(parts.terminations.awaited()):
+                for record in ended:
+                    parts.terminations.keep_final(record)
+                parts.terminations.ended(record.pid for record in ended)
+        ended_at = time.monotonic()
+        self._hearing_may = ended_at + HEARING_SHARE * (ended_at - began)
 
     def _claim_what_fits(self) -> None:
         began = time.monotonic()
@@ -170,6 +192,8 @@ class Claims:
         ended = time.monotonic()
         # Beside others that write without a pause, most of the time is left for other things.
         self._search_may = ended + SEARCH_SHARE * (ended - began)
+        # A hint says that there is work, and so is worth more; but there may be very many engines that hint.
+        self._hinted_search_may = ended + (ended - began)
 
     def _claim_pages(self) -> None:
         reader, dispatcher = self._parts.source.reader, self._parts.dispatcher

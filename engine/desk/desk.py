@@ -17,6 +17,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ...threads import LoopClosed, wait_on_loop
@@ -109,9 +110,12 @@ class Desk:
         try:
             while True:
                 self._asked.clear()
+                began = time.monotonic()
                 wait = await self._try_round()
                 if wait is None:
                     return
+                # The more jobs, the longer a round takes, and the more errands end meanwhile: one round is for all.
+                await asyncio.sleep(time.monotonic() - began)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait):
                         await self._asked.wait()
@@ -329,7 +333,7 @@ class Desk:
             self._poll_due = time.monotonic() + errands.site.computer.seconds_between_polls
 
     async def _take_note(self, errands: Errands, views: list[JobView], listing: Listing) -> None:
-        missed = []
+        missed, writes = [], list[Callable[[], Coroutine[Any, Any, None]]]()
         for view in views:
             entry = listing.by_id.get(view.job_id or '')
             if entry is None or not is_active(entry):
@@ -337,7 +341,7 @@ class Desk:
             else:
                 self._absent_since.pop(view.pid, None)
                 if entry.phase.value != view.phase:
-                    await self._write_phase(view, entry.phase.value)
+                    writes.append(partial(self._write_phase, view, entry.phase.value))
         found = await errands.site.look([view.folder or '' for view, _ in missed]) if missed else {}
         for view, entry in missed:
             findings = found[view.folder or '']
@@ -357,7 +361,12 @@ class Desk:
             )
             if outcome is not None:
                 self._absent_since.pop(view.pid, None)
-                await errands.ended(view, outcome)
+                writes.append(partial(errands.ended, view, outcome))
+        # Together, so that they may share a commit.
+        failures = await asyncio.gather(*(write() for write in writes), return_exceptions=True)
+        for failure in failures:
+            if failure is not None:
+                raise failure
 
     async def _write_phase(self, view: JobView, phase: str) -> None:
         await wait_on_loop(

@@ -79,7 +79,6 @@ class Site:
         :raises OSError: the computer does not take it, and says why.
         """
         async with self._borrow() as transport:
-            await transport.mkdir(folder, parents=True, exist_ok=True)
             await transport.put_tree(staged, folder)
             acts = [('copy', *pair) for pair in request.copies] + [('link', *pair) for pair in request.links]
             if acts:
@@ -175,7 +174,7 @@ class Site:
 
     async def _run(self, argv: Sequence[str], *, stdin: bytes = b'') -> CommandResult:
         async with self._borrow() as transport:
-            return await transport.run(argv, stdin=stdin, timeout=self._patience)
+            return await transport.run(argv, stdin=stdin, timeout=self._patience, quick=True)
 
 
 def stage(request: JobRequest, script: str, target: Path) -> None:

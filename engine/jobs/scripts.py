@@ -34,50 +34,66 @@ CONTROL: Final = '.treadle'
 JOB_SCRIPT: Final = f'{CONTROL}/job.sh'
 
 # Who this shell is: the boot it lives in, and when in that boot it began, so that a number that is used again is no
-# proof of life. Where /proc is missing, the fields are empty, and nothing can be proven later.
+# proof of life. Where /proc is missing, the fields are empty, and nothing can be proven later. What is looked for often
+# is read by the shell itself: a program takes ten times as long to start.
 _SELF: Final = r"""
-boot=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)
-host=$(uname -n)
-born_of() {
-    stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 0
+boot= host=
+{ read -r boot </proc/sys/kernel/random/boot_id; } 2>/dev/null
+{ read -r host </proc/sys/kernel/hostname; } 2>/dev/null || host=$(uname -n)
+find_born() {
+    stat= born=
+    { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 0
     set -- ${stat##*) }
-    printf '%s' "${20}"
+    born=${20}
 }
+find_born $$
 """
 
 # What is in a folder: see `Findings`. The order of reading is the order in which things come to be, backwards: what is
 # read first may be missing though what is read later is there, never the other way round with a wrong conclusion.
 _LOOK: Final = r"""
-beyond() {
-    case $1 in *:pid=*:*) ;; *) printf unknown; return 0 ;; esac
+find_beyond() {
+    beyond=unknown
+    case $1 in *:pid=*:*) ;; *) return 0 ;; esac
     pid=${1#*:pid=}; pid=${pid%%:*}
     at=${1#*:host=}; at=${at%%:*}
     then=${1#*:boot=}; then=${then%%:*}
-    born=${1#*:born=}; born=${born%%:*}
-    if [ "$at" != "$host" ] || [ -z "$then" ]; then printf unknown
-    elif [ "$then" != "$boot" ]; then printf dead
-    elif [ -n "$born" ] && [ "$(born_of "$pid")" = "$born" ]; then printf lives
-    elif [ -z "$born" ] && kill -s 0 "$pid" 2>/dev/null; then printf lives
-    else printf dead
+    since=${1#*:born=}; since=${since%%:*}
+    if [ "$at" != "$host" ] || [ -z "$then" ]; then return 0; fi
+    beyond=dead
+    [ "$then" = "$boot" ] || return 0
+    if [ -n "$since" ]; then
+        find_born "$pid"
+        [ "$born" = "$since" ] && beyond=lives
+    elif kill -s 0 "$pid" 2>/dev/null; then beyond=lives
     fi
+    return 0
+}
+first_line() {
+    line=
+    [ -e "$1" ] && { read -r line <"$1"; } 2>/dev/null
+}
+lines() {
+    while IFS= read -r line || [ -n "$line" ]; do printf '%s %s\n' "$1" "$line"; done
 }
 look() {
     printf '@folder %s\n' "$1"
     cd "$1/.treadle" 2>/dev/null || return 0
-    ended=$(cat ended 2>/dev/null)
+    first_line ended; ended=$line
     started=$(readlink started)
     ticket=$(readlink ticket)
-    submitter=$(beyond "$ticket")
-    job=$(beyond "$started")
-    [ "$job" = dead ] && ended=$(cat ended 2>/dev/null)
+    find_beyond "$ticket"; submitter=$beyond
+    find_beyond "$started"; job=$beyond
+    [ "$job" = dead ] && { first_line ended; ended=$line; }
     printf '@there\n@ticket %s\n@submitter %s\n' "$ticket" "$submitter"
     if [ -e submitted ]; then
-        printf '@submitted %s\n' "$(cat submitted)"
-        sed 's/^/@out /' submit.out
-        sed 's/^/@err /' submit.err
+        first_line submitted
+        printf '@submitted %s\n' "$line"
+        lines @out <submit.out
+        lines @err <submit.err
     fi
     printf '@started %s\n@job %s\n' "$started" "$job"
-    [ -e limit ] && printf '@limit %s\n' "$(cat limit)"
+    first_line limit && printf '@limit %s\n' "$line"
     printf '@ended %s\n' "$ended"
     [ -n "$started" ] || printf '@started %s\n' "$(readlink started)"
 }
@@ -90,7 +106,7 @@ while IFS= read -r folder; do
         mkdir -p "$folder/.treadle" && ln -s "revoked:by=$2" "$folder/.treadle/ticket"
     } 2>/dev/null
     [ "$1" = void ] && ln -s "void:by=$2" "$folder/.treadle/started" 2>/dev/null
-    ( look "$folder" )
+    look "$folder"
 done
 printf '@done\n'
 """
@@ -100,9 +116,9 @@ printf '@done\n'
 _SUBMIT: Final = r"""
 trap '' HUP INT TERM PIPE
 cd "$1" || exit 73
-me="taken:host=$host:pid=$$:boot=$boot:born=$(born_of $$)"
-ln -s "$me" .treadle/ticket 2>/dev/null
-if [ "$(readlink .treadle/ticket)" = "$me" ]; then
+me="taken:host=$host:pid=$$:boot=$boot:born=$born"
+# On some shared file systems a link may be made although it is said that it was not.
+if ln -s "$me" .treadle/ticket 2>/dev/null || [ "$(readlink .treadle/ticket)" = "$me" ]; then
     submit() {
 %s
     }
@@ -110,16 +126,15 @@ if [ "$(readlink .treadle/ticket)" = "$me" ]; then
     printf '%%s\n' "$?" >.treadle/submitted.new && mv .treadle/submitted.new .treadle/submitted
 fi
 printf '@looked\n'
-( look "$1" )
+look "$1"
 printf '@done\n'
 """
 
 _JOB: Final = r"""
 cd %(folder)s || exit 70
 %(self)s
-me="job:id=%(id)s:host=$host:pid=$$:boot=$boot:born=$(born_of $$):at=$(date +%%s)"
-ln -s "$me" .treadle/started 2>/dev/null
-if [ "$(readlink .treadle/started)" != "$me" ]; then
+me="job:id=%(id)s:host=$host:pid=$$:boot=$boot:born=$born:at=${EPOCHSECONDS:-$(date +%%s)}"
+if ! ln -s "$me" .treadle/started 2>/dev/null && [ "$(readlink .treadle/started)" != "$me" ]; then
     echo 'treadle: this job has started before, or must not start any more' >&2
     [ -n "$(readlink .treadle/started)" ] || { echo 'treadle: the work directory cannot be written' >&2; exit 71; }
     exit 0
@@ -128,7 +143,8 @@ fi
 trap : HUP INT TERM USR1 USR2 XCPU
 ( . ./.treadle/commands.sh )
 code=$?
-%(after)sprintf '%%s %%s\n' "$code" "$(date +%%s)" >.treadle/ended.new && mv .treadle/ended.new .treadle/ended
+%(after)send="$code ${EPOCHSECONDS:-$(date +%%s)}"
+printf '%%s\n' "$end" >.treadle/ended.new && mv .treadle/ended.new .treadle/ended
 exit "$code"
 """
 

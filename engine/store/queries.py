@@ -53,6 +53,7 @@ class Queries:
         named, among = wording.named, wording.among_pids
         ended = _listed(TERMINAL_STATES)
         self.select_processes = f'SELECT {_PROCESS} FROM process WHERE {among("pid")}'
+        self.select_ended = f'SELECT {_PROCESS} FROM process WHERE {among("pid")} AND state IN ({ended})'
         self.select_states = f'SELECT pid, state FROM process WHERE {among("pid")}'
         self.select_intents = (
             f'SELECT pid, state, paused FROM process WHERE {among("pid")} '

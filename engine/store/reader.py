@@ -5,7 +5,7 @@ What is read is a snapshot of what is committed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from ..errors import ProcessNotFound
@@ -22,6 +22,9 @@ from .records import (
     ProcessSummary,
     Retirement,
 )
+
+#: So many processes are looked for in one query, where each that is found is read as a whole.
+AT_ONCE = 1000
 
 
 class Reader:
@@ -49,6 +52,12 @@ class Reader:
         """The rows of those of ``pids`` that exist."""
         rows = self._fetch(self._sql.select_processes, {'pids': self._sql.dialect.pids(pids)})
         return [ProcessRecord(*row) for row in rows]
+
+    def ended(self, pids: Sequence[int]) -> Iterator[list[ProcessRecord]]:
+        """The rows of those of ``pids`` that have ended, some at a time."""
+        for first in range(0, len(pids), AT_ONCE):
+            given = self._sql.dialect.pids(pids[first : first + AT_ONCE])
+            yield [ProcessRecord(*row) for row in self._fetch(self._sql.select_ended, {'pids': given})]
 
     def states(self, pids: Iterable[int]) -> dict[int, str]:
         """The states of those of ``pids`` that exist."""

@@ -40,6 +40,9 @@ class Dialect(Wording, Protocol):
     def is_member(self, column: sa.ColumnElement[int], name: str = 'pids') -> sa.ColumnElement[bool]:
         """The condition that ``column`` is in the set of pids called ``name``."""
 
+    def is_among(self, column: sa.ColumnElement[int], pids: sa.SelectBase) -> sa.ColumnElement[bool]:
+        """The condition that ``column`` is one of the pids that a query gives, which are few beside all there are."""
+
     def members(self, name: str) -> sa.Select[Any]:
         """The set of pids called ``name``, as rows."""
 
@@ -86,7 +89,10 @@ class Statements(Queries):
         waiters = sa.select(awaiting.c.waiter).where(dialect.is_member(awaiting.c.awaited, 'ended'))
         touched = dialect.members('pids').union(waiters)
         self.lock_fences = text(
-            sa.select(*self._fenced).where(row.pid.in_(touched)).order_by(row.pid).with_for_update(of=process)
+            sa.select(*self._fenced)
+            .where(dialect.is_among(row.pid, touched))
+            .order_by(row.pid)
+            .with_for_update(of=process)
         )
         self.lock = text(
             sa.select(row.pid).where(dialect.is_member(row.pid)).order_by(row.pid).with_for_update()
@@ -144,7 +150,7 @@ class Statements(Queries):
             sa.update(process)
             .values(origin=given('new_origin'))
             .where(
-                row.pid.in_(sa.select(tree.c.pid)),
+                dialect.is_among(row.pid, sa.select(tree.c.pid)),
                 row.origin.in_(sa.select(engine.c.id).where(engine.c.ended.is_not(None))),
             )
             .returning(row.pid)
@@ -221,7 +227,9 @@ class Statements(Queries):
         # Below what has ended, too: it may have called what lives on.
         tree = _descendants(dialect)
         self.to_kill = text(
-            sa.select(row.pid, row.state).where(row.pid.in_(sa.select(tree.c.pid)), alive).order_by(row.pid)
+            sa.select(row.pid, row.state)
+            .where(dialect.is_among(row.pid, sa.select(tree.c.pid)), alive)
+            .order_by(row.pid)
         )
         self.kill = text(
             sa.update(process)
@@ -239,7 +247,9 @@ class Statements(Queries):
         )
         tree = _descendants(dialect, alive)
         self.to_pause = text(
-            sa.select(row.pid, row.paused).where(row.pid.in_(sa.select(tree.c.pid)), alive).order_by(row.pid)
+            sa.select(row.pid, row.paused)
+            .where(dialect.is_among(row.pid, sa.select(tree.c.pid)), alive)
+            .order_by(row.pid)
         )
         child = process.alias('child')
         # What hangs on a process that was paused by itself stays as it is: the search goes no further down there.
@@ -252,7 +262,7 @@ class Statements(Queries):
         below = top.union(sa.select(child.c.pid, passes).where(child.c.parent == top.c.pid, top.c.passes == 1))
         self.to_play = text(
             sa.select(row.pid, row.paused)
-            .where(row.pid.in_(sa.select(below.c.pid)), row.paused != 0)
+            .where(dialect.is_among(row.pid, sa.select(below.c.pid)), row.paused != 0)
             .order_by(row.pid)
         )
         self.set_paused = text(
@@ -263,7 +273,9 @@ class Statements(Queries):
         self.forgive = text(sa.update(process).values(crashes=0).where(dialect.is_member(row.pid)))
         family = _descendants(dialect)
         self.forgive_family = text(
-            sa.update(process).values(crashes=0).where(row.pid.in_(sa.select(family.c.pid)), row.crashes > 0)
+            sa.update(process)
+            .values(crashes=0)
+            .where(dialect.is_among(row.pid, sa.select(family.c.pid)), row.crashes > 0)
         )
         self.withdraw = text(sa.update(process).values(owner=None).where(dialect.is_member(row.pid)))
 

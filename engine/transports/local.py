@@ -80,6 +80,7 @@ class LocalTransport:
         stdin: bytes = b'',
         timeout: float | None = None,
         max_output: int = MAX_OUTPUT,
+        quick: bool = False,
     ) -> CommandResult:
         """See :meth:`Transport.run`."""
         words(argv)  # what an ssh transport refuses is refused here too

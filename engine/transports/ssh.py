@@ -9,6 +9,7 @@ import posixpath
 import stat
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from ...threads import StepThreads, run_in_child
@@ -88,6 +89,7 @@ class SshTransport:
         stdin: bytes = b'',
         timeout: float | None = None,
         max_output: int = MAX_OUTPUT,
+        quick: bool = False,
     ) -> CommandResult:
         """See :meth:`Transport.run`."""
         command_line = words(argv)
@@ -98,7 +100,10 @@ class SshTransport:
         if timeout is not None:
             command_line = within(timeout, command_line)
             deadline = begun + timeout + ENDING
-        with self._channels.command(command_line, cwd=cwd, keep=max_output) as command:
+        begin = (
+            partial(self._channels.quick_command, given=len(stdin)) if quick else self._channels.command
+        )
+        with begin(command_line, cwd=cwd, keep=max_output) as command:
             code = None
             if command.feed(stdin, deadline):
                 command.end_input()
@@ -271,7 +276,7 @@ class SshTransport:
 
     def remove_tree(self, path: str) -> None:
         """See :meth:`Transport.remove_tree`."""
-        result = self.run(['env', 'LC_ALL=C', 'rm', '-rf', operand(refuse_top(path))])
+        result = self.run(['env', 'LC_ALL=C', 'rm', '-rf', operand(refuse_top(path))], quick=True)
         if result.exit_code != 0:
             raise failure(result.message, self._channels.name_of(path))
 

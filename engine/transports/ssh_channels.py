@@ -18,6 +18,7 @@ from .sftp import Sftp, SftpSessions
 from .shell import in_login_shell, new_marker, script_of
 from .ssh_command import ChannelClosed, NeverBegan, NoFolder, SshCommand
 from .ssh_opening import SshConnection
+from .ssh_shells import Shells, Turn
 
 __all__ = ['SshChannels', 'failure']
 
@@ -67,6 +68,7 @@ class SshChannels:
         kept = min(KEPT_SFTP, max_sessions // 3)
         self.sessions = Sessions(max_sessions - kept, threads=threads, where=self.where)
         self._sftp = SftpSessions(keep=kept)
+        self._shells = Shells()
         self._closed = False
         self._fork_guard = ForkGuard(remedy='open one of its own in the child')
 
@@ -107,9 +109,36 @@ class SshChannels:
                 try:
                     yield SshCommand(channel, marker=marker, keep=keep, operation=operation)
                 except NoFolder:
-                    raise FileNotFoundError(
-                        errno.ENOENT, 'there is no such folder to run a command in', self.name_of(cwd or '.')
-                    ) from None
+                    raise self._no_folder(cwd) from None
+
+    @contextlib.contextmanager
+    def quick_command(
+        self, command: str, *, cwd: str | None = None, keep: int, given: int = 0
+    ) -> Iterator[SshCommand]:
+        """:meth:`command` in a shell that is kept, if one can be had.
+
+        :param given: bytes that it will be sent, exactly; whether it reads them is its own business.
+        """
+        with self._operation() as operation:
+            shell = self._shells.take(partial(self._open, operation))
+            if shell is None:
+                with self.command(command, cwd=cwd, keep=keep) as alone:
+                    yield alone
+                return
+            channel, since = shell
+            turn = None
+            try:
+                with operation.closing(channel.close):
+                    marker = new_marker()
+                    turn = Turn(channel, script_of(command, cwd=cwd, marker=marker), given=given)
+                    yield SshCommand(turn, marker=marker, keep=keep, operation=operation)  # type: ignore[arg-type]
+            except NoFolder:
+                raise self._no_folder(cwd) from None
+            finally:
+                if turn is not None and turn.is_over and not channel.closed:
+                    self._shells.take_back(channel, since)
+                else:  # nobody knows what it would take for what
+                    self._close(channel)
 
     @contextlib.contextmanager
     def sftp(self, path: str) -> Iterator[Sftp]:
@@ -128,6 +157,10 @@ class SshChannels:
                         raise
                     text = error.strerror or str(error)
                     raise OSError(error.errno or errno.EIO, text, self.name_of(path)) from error
+
+    def _no_folder(self, cwd: str | None) -> FileNotFoundError:
+        words = 'there is no such folder to run a command in'
+        return FileNotFoundError(errno.ENOENT, words, self.name_of(cwd or '.'))
 
     def name_of(self, path: str) -> str:
         """A path there, as errors give it."""
@@ -167,6 +200,8 @@ class SshChannels:
         end, pause = time.monotonic() + PATIENCE, FIRST_PAUSE
         while True:
             operation.check()
+            # All others who work here have a channel at most.
+            self._shells.make_room(self.sessions.limit - self.sessions.running)
             begun = time.monotonic()
             try:
                 return self._client.open_session(timeout=CHANNEL_TIMEOUT)
@@ -176,6 +211,7 @@ class SshChannels:
                 refused = error
             self.sessions.narrow()
             self._sftp.close_idle()
+            self._shells.make_room(0)
             if time.monotonic() >= end:
                 raise ComputerUnreachable(
                     f'{self.where} takes no sessions on our connection ({refused}); see MaxSessions in its '
@@ -189,5 +225,8 @@ class SshChannels:
         try:
             yield
         finally:
-            with contextlib.suppress(OSError, EOFError, paramiko.SSHException):  # the connection is gone
-                channel.close()
+            self._close(channel)
+
+    def _close(self, channel: paramiko.Channel) -> None:
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):  # the connection is gone
+            channel.close()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import shlex
 import stat
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from ..errors import TransportUnusable
@@ -23,6 +25,8 @@ __all__ = ['fetch_file', 'fetch_tree', 'send_file', 'send_tree']
 
 #: Bytes at the end of what an interrupted copy has left that are compared before it is resumed.
 TAIL = 64 * 1024
+#: Bytes up to which the contents of a folder are packed before they are sent.
+SMALL = 512 * 1024
 #: Bytes of messages that are kept of a command whose output is a stream.
 KEEP = 64 * 1024
 
@@ -198,11 +202,20 @@ def send_tree(channels: SshChannels, source: Path, target: str, check: Check) ->
     """Copy what is in a local folder there, as one stream."""
     where = _quoted(target)
     # -o: files become ours, whoever had them here; -p: with the permission bits that they had.
-    with channels.command(
-        f'export LC_ALL=C; mkdir -p {where} && cd {where} && tar -xpof -', keep=KEEP
-    ) as command:
+    line = f'export LC_ALL=C; mkdir -p {where} && cd {where} && tar -xpof -'
+    packed = io.BytesIO()
+    is_small = _is_small(source)
+    if is_small:
+        pack(source, packed, check)
+    begin = (
+        partial(channels.quick_command, given=len(packed.getbuffer())) if is_small else channels.command
+    )
+    with begin(line, keep=KEEP) as command:
         try:
-            pack(source, command, check)
+            if is_small:
+                command.write(packed.getvalue())
+            else:
+                pack(source, command, check)
             command.end_input()
         except BrokenPipeError:
             pass  # it says why
@@ -210,12 +223,24 @@ def send_tree(channels: SshChannels, source: Path, target: str, check: Check) ->
             raise failure(_message(command.stderr), channels.name_of(target))
 
 
+def _is_small(source: Path) -> bool:
+    """Whether what is in a folder fits into memory without a thought; looks no further than needed."""
+    size = 0
+    for folder, _, names in os.walk(source):
+        for name in names:
+            size += 1024 + os.lstat(os.path.join(folder, name)).st_size
+            if size > SMALL:
+                return False
+    return True
+
+
 def fetch_tree(
     channels: SshChannels, source: str, folder: SafeFolder, names: list[str], follow_links: bool, check: Check
 ) -> None:
     """Copy from a folder there into one here, as one stream."""
     what = ' '.join(_quoted(name) for name in names)
-    with channels.command(f'LC_ALL=C tar -c{"h" * follow_links}f - {what}', cwd=source, keep=KEEP) as command:
+    line = f'LC_ALL=C tar -c{"h" * follow_links}f - {what}'
+    with channels.quick_command(line, cwd=source, keep=KEEP) as command:
         command.end_input()
         try:
             unpack(command, folder, check)

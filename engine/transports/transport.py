@@ -113,6 +113,7 @@ class Transport(Protocol):
         stdin: bytes = b'',
         timeout: float | None = None,
         max_output: int = MAX_OUTPUT,
+        quick: bool = False,
     ) -> CommandResult:
         """Run a command to its end; a program that is not there is exit code 127, as in a shell.
 
@@ -121,6 +122,8 @@ class Transport(Protocol):
         :param stdin: what it reads; it never sees a terminal.
         :param timeout: seconds until it is asked to end (SIGTERM) and no longer waited for.
         :param max_output: bytes that are kept of each of its two output streams; more is read and dropped.
+        :param quick: it ends soon, and leaves nothing behind that would write to its outputs: so it may run in a shell
+            that is kept, which saves the start-up files of a login shell.
         :raises CommandTimeout: it ran for longer; it may have done its work, or still be doing it.
         :raises FileNotFoundError: there is no folder ``cwd``; nothing ran.
         :raises ValueError: ``argv`` is empty, or an argument holds a NUL byte.
@@ -273,10 +276,13 @@ class AsyncTransport:
         stdin: bytes = b'',
         timeout: float | None = None,  # noqa: ASYNC109 - the command is told to end, not the coroutine
         max_output: int = MAX_OUTPUT,
+        quick: bool = False,
     ) -> CommandResult:
         """See :meth:`Transport.run`."""
         return await self._call(
-            lambda: self.blocking.run(argv, cwd=cwd, stdin=stdin, timeout=timeout, max_output=max_output)
+            lambda: self.blocking.run(
+                argv, cwd=cwd, stdin=stdin, timeout=timeout, max_output=max_output, quick=quick
+            )
         )
 
     async def mkdir(self, path: str, *, parents: bool = False, exist_ok: bool = False) -> None:

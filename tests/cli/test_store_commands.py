@@ -25,7 +25,7 @@ from treadle.engine.store.location import locate
 from treadle.engine.store.migrations import HEAD
 
 HERE = Path(__file__).parent
-PATIENCE = 40.0
+PATIENCE = 90.0
 ENDED = {'finished', 'excepted', 'killed'}
 
 

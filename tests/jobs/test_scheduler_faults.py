@@ -179,7 +179,7 @@ def test_what_the_scheduler_says_of_the_end(rig: Rig, state: str, status: int) -
     rig.wait_state(node, 'submitted')
     (job,) = rig.scheduler.jobs()
     deadline = time.monotonic() + 20
-    while not list(rig.folder.glob('work/*/*/*/stdout')):
+    while not any(path.stat().st_size for path in rig.folder.glob('work/*/*/*/stdout')):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     rig.scheduler.end(job.number, state)

@@ -93,3 +93,18 @@ def test_what_slurm_refuses_is_told(slurm_place: Any) -> None:
         engine.wait(node, timeout=50)
         assert node.exit_status == 130 and 'invalid partition' in node.exit_message.lower()
     assert slurm_place.submitted() == 0
+
+
+@pytest.mark.parametrize('held', [True, False], ids=['queued', 'running'])
+def test_killed_in_the_queue(slurm_place: Any, wait_until: Any, held: bool) -> None:
+    """Killed at once; and Slurm has nothing of it any more soon after."""
+    options = {'custom_scheduler_commands': '#SBATCH --hold'} if held else {}
+    with slurm_place.engine() as engine:
+        node = _submit(engine, slurm_place, 'sleep 300', **options)
+        shown = f'{"PENDING" if held else "RUNNING"} {slurm_place.computer.work_directory}/'
+        wait_until(lambda: shown in slurm_place.slurm.run('squeue', '--noheader', '--format=%T %Z'), 40)
+        wait_until(lambda: engine.core.source.reader.job(node.pid).state == 'submitted')
+        engine.kill(node)
+        assert node.is_killed
+        wait_until(lambda: engine.core.source.reader.job(node.pid).state == 'gone', 40)
+    assert slurm_place.running() == [] and slurm_place.submitted() == 1

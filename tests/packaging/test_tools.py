@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -141,3 +142,18 @@ def test_the_benchmarks_measure_and_check_what_was_written(suite: str, options: 
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
     assert len(rows) >= 6 and all(row['treadle'] >= 0 for row in rows)
+
+
+@pytest.mark.timeout(180)
+def test_the_benchmark_of_scale_measures_on_services_of_its_own(services: Any) -> None:
+    for name in ('postgres', 'rabbitmq'):
+        services.ready(name)
+    options = ['--processes', '40', '--rounds', '1', '--calls', '5', '--messages', '20', '--idle', '0.2']
+    done = subprocess.run(
+        [sys.executable, CHECKOUT / 'tools' / 'benchmarks' / 'scale.py', '--json', *options],
+        capture_output=True, text=True, timeout=170, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert len(rows) >= 15 and all(row['treadle'] > 0 for row in rows)
+    assert sum('work chains' in row['name'] for row in rows) == 3

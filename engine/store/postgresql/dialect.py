@@ -32,6 +32,10 @@ class PostgresqlDialect(PostgresqlWording):
         """``column = ANY(%(name)s::bigint[])``."""
         return column == sa.func.any(sa.literal_column(f'{self.named(name)}::bigint[]'))
 
+    def is_among(self, column: sa.ColumnElement[int], pids: sa.SelectBase) -> sa.ColumnElement[bool]:
+        """``column = ANY(ARRAY(SELECT ...))``: found by the index, where a join would read the whole table."""
+        return column == sa.func.any(sa.func.array(pids.scalar_subquery()))
+
     def members(self, name: str) -> sa.Select[Any]:
         """``SELECT unnest(%(name)s::bigint[])``."""
         return sa.select(sa.literal_column(f'unnest({self.named(name)}::bigint[])', sa.BigInteger()))

@@ -31,6 +31,10 @@ class SqliteDialect(SqliteWording):
         """``column IN (SELECT value FROM json_each(:name))``."""
         return column.in_(self.members(name))
 
+    def is_among(self, column: sa.ColumnElement[int], pids: sa.SelectBase) -> sa.ColumnElement[bool]:
+        """``column IN (SELECT ...)``."""
+        return column.in_(pids)
+
     def members(self, name: str) -> sa.Select[Any]:
         """``SELECT value FROM json_each(:name)``."""
         values = sa.func.json_each(self.parameter(name)).table_valued('value')

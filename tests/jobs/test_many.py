@@ -1,0 +1,132 @@
+"""Many jobs on one computer that is reached by ssh, which goes away in the middle."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+
+from support.jobs import HASTY
+from treadle.engine import Computer, Engine, ShellJob
+from treadle.engine.transports import Backoff, ConnectionAuthority
+
+#: How many jobs, for how many seconds their computer is away, and how soon it is asked again; ``None``: as by default.
+SIZES = [
+    pytest.param(40, 3.0, Backoff(first=0.1, most=0.5, stable=0.0), id='suite'),
+    pytest.param(200, 60.0, None, id='soak', marks=[pytest.mark.soak, pytest.mark.timeout(900)]),
+]
+
+
+class Deaf:
+    """Listens where an ssh server should, takes each connection, and hangs up after a while without a word.
+
+    :ivar probes: how many connections there were.
+    :ivar most: how many there were at the same time, at most.
+    """
+
+    def __init__(self, port: int, patience: float = 0.3) -> None:
+        self.probes = self.most = 0
+        self._patience = patience
+        self._open = 0
+        self._lock = threading.Lock()
+        self._socket = socket.create_server(('127.0.0.1', port))
+        self._threads = [threading.Thread(target=self._listen, name='deaf')]
+
+    def __enter__(self) -> Self:
+        self._threads[0].start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        self._socket.close()
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with self._lock:
+                self.probes += 1
+                self._open += 1
+                self.most = max(self.most, self._open)
+            thread = threading.Thread(target=self._keep, args=(connection,), name='deaf to one')
+            self._threads.append(thread)
+            thread.start()
+
+    def _keep(self, connection: socket.socket) -> None:
+        with connection:
+            time.sleep(self._patience)
+            with self._lock:
+                self._open -= 1
+
+
+@pytest.fixture
+def sshd(make_sshd: Callable[..., Any]) -> Any:
+    """A server of the test's own, which it may stop, and whose log is of nobody else."""
+    return make_sshd()
+
+
+@pytest.fixture
+def computer(tmp_path: Path, sshd: Any) -> Computer:
+    return Computer(
+        'cluster',
+        transport='ssh',
+        hostname='treadle',
+        ssh_config=str(sshd.config_file),
+        work_directory=str(tmp_path / 'work'),
+        poll_interval=0.3,
+    )
+
+
+def _submit(engine: Engine, computer: Computer, effects: Path, number: int) -> Any:
+    command = f'echo {number} >>{effects}; echo {number}'
+    return engine.submit(
+        ShellJob, command='sh', arguments=['-c', command], metadata={'options': {'computer': computer}}
+    )
+
+
+@pytest.mark.parametrize(('jobs', 'away', 'backoff'), SIZES)
+def test_many_jobs_on_one_connection(
+    tmp_path: Path,
+    sshd: Any,
+    computer: Computer,
+    wait_until: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    jobs: int,
+    away: float,
+    backoff: Backoff | None,
+) -> None:
+    """Four workers, and one login; one more after the computer was away, and nobody had to do anything about it."""
+    effects = tmp_path / 'effects'
+    store = f'sqlite:///{tmp_path}/store.db'
+    monkeypatch.setattr('treadle.engine.core.ConnectionAuthority', lambda: ConnectionAuthority(backoff=backoff))
+    with Engine(store, workers=4, timing=HASTY) as engine:
+        before = sshd.accepted_logins()
+        nodes = [_submit(engine, computer, effects, number) for number in range(jobs)]
+        wait_until(lambda: sum(node.is_finished for node in nodes) >= jobs // 4, 60.0)
+        assert sshd.accepted_logins() - before == 1
+        sshd.stop()
+        with Deaf(sshd.port) as deaf:
+            done = sum(node.is_finished for node in nodes)
+            assert done < jobs
+            time.sleep(away)
+            assert deaf.most == 1 and deaf.probes >= 1
+        sshd.start()
+        let_in = sshd.accepted_logins()  # the server looks whether it lets us in
+        engine.wait([node.pid for node in nodes], timeout=600)
+        for number, node in enumerate(nodes):
+            assert node.is_finished_ok, node.exit_message
+            assert node.outputs.stdout.read_text() == f'{number}\n'
+        assert sshd.accepted_logins() - let_in <= 1
+    assert sorted(map(int, effects.read_text().split())) == list(range(jobs))
