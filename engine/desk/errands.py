@@ -297,6 +297,7 @@ class Errands:
 
     async def _gone(self, fence: JobFence) -> None:
         if await self._move(fence, JobState.GONE):
+            self._told.discard(fence)
             self._hit(FaultPoint.JOB_CANCELLED)
 
     # -- helpers -------------------------------------------------------------------------------------------
