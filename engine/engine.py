@@ -153,8 +153,9 @@ class Engine:
 
         What is unfinished stays runnable in the store: stopping is no failure of a process. A step that is blocked in
         a call of Treadle's is unwound, and taken again by the next engine; one that is not over when most of the time
-        has passed has its ``on_kill`` callbacks called. Safe to call again and from several threads: each call
-        returns when the engine has stopped.
+        has passed has its ``on_kill`` callbacks called. Jobs of killed processes are cancelled before this returns, as
+        far as their computers answer within a few seconds; the next engine cancels the others. Safe to call again and
+        from several threads: each call returns when the engine has stopped.
 
         :param timeout: seconds for all of it.
         :raises StopTimeout: steps still execute; names them. Their processes stay claimed while they do.

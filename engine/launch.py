@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from .errors import ValidationError
+from .jobs.known import check_computers
 from .processes.attributes import plain
 from .processes.builder import ProcessBuilder, ProcessBuilderNamespace
 from .processes.functions import process_class_of
 from .processes.identity import identify, source_of
 from .processes.metadata import METADATA_NAMES
 from .states import ProcessState
+from .store.reader import Reader
 from .store.records import ProcessRecord, storable
 from .values import Codec
 
@@ -65,6 +67,7 @@ def compose(
     given: Mapping[str, Any],
     *,
     codec: Codec,
+    reader: Reader | None,
     pid: int,
     origin: int,
     nesting: int = 0,
@@ -74,9 +77,12 @@ def compose(
 
     :param target: a process class or process function.
     :param given: inputs, ``metadata`` among them.
+    :param reader: tells which computers the store knows; ``None`` for a call that may be on record, which does not
+        depend on that.
     :param call: parent, visit and call number, for a process that another one calls.
     :raises TypeError: ``target`` is no process.
     :raises ValidationError: the inputs do not fit the spec.
+    :raises ComputerNotFound: an input names a computer that the store does not know.
     :raises UnstorableValue: an input cannot be written as data.
     """
     process_class = process_class_of(target)
@@ -85,6 +91,9 @@ def compose(
     metadata = _check_metadata(process_class.__name__, metadata)
     spec = process_class.spec()
     inputs = spec.complete_inputs({name: plain(value) for name, value in values.items()})
+    process_class._check_inputs(inputs)
+    if reader is not None:
+        check_computers(process_class.__name__, spec.inputs, inputs, reader)
     encoded = codec.encode(inputs, 'inputs')  # first of all, for what it raises names the input
     class_name, class_hash = identify(target)
     key = metadata.get('key')

@@ -66,6 +66,7 @@ class Starts:
                 target,
                 given,
                 codec=self._parts.source.codec,
+                reader=None if visit is not None and visit.replayed else self._parts.source.reader,
                 pid=self._pids.take(),
                 origin=origin,
                 nesting=nesting,

@@ -10,10 +10,10 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING
 
-from ..threads import Group, StopTimeout, wait
+from ..threads import Group, LoopClosed, StopTimeout, wait
 from .deadlines import remaining
 from .processes.visit import Visit
 
@@ -27,6 +27,8 @@ LOGGER = logging.getLogger(__name__)
 #: The part of a stop's time that is kept for closing, when steps take all the rest; that part at most, in seconds; and
 #: what closing gets in any case, even if the stop takes so much longer than it was given.
 CLOSING_SHARE, CLOSING_MOST, CLOSING_LEAST = 0.3, 5.0, 0.5
+#: Seconds that the jobs of killed processes may take to be cancelled, after the steps and out of their time.
+CANCELLING_MOST = 5.0
 
 
 def wind_down(core: Core, threads: Group, deadline: float) -> None:
@@ -38,7 +40,8 @@ def wind_down(core: Core, threads: Group, deadline: float) -> None:
     closing = min(CLOSING_SHARE * remaining(deadline), CLOSING_MOST)
     unheard: StopTimeout | None = None
     try:
-        _end_steps(core, deadline - closing)
+        cancels = _end_steps(core, deadline - closing)
+        _wait_for_cancels(cancels, min(deadline - closing, time.monotonic() + CANCELLING_MOST))
         threads.stop(max(remaining(deadline), closing, CLOSING_LEAST))
         _refuse_to_forget(core.name, core.dispatcher.visits())
     except KeyboardInterrupt:
@@ -55,14 +58,28 @@ def wind_down(core: Core, threads: Group, deadline: float) -> None:
         raise unheard
 
 
-def _end_steps(core: Core, deadline: float) -> None:
-    """Let what executes come to its checkpoint; what does not is told that it must end."""
+def _end_steps(core: Core, deadline: float) -> Sequence[Future[None]]:
+    """Let what executes come to its checkpoint; what does not is told that it must end.
+
+    :returns: what is done when the jobs of killed processes are cancelled, which goes on meanwhile.
+    """
     reason = core.begin_no_step()
+    cancels = core.desks.finish_kills()
     core.homes.close(deadline)
     going = [(visit, core.dispatcher.end_of(visit)) for visit in core.dispatcher.visits()]
     late = [visit for visit, over in going if not is_over_by(deadline, over)]
     for visit in late:
         core.aborts.abort(visit, reason, core.steps.post_beside)
+    return cancels
+
+
+def _wait_for_cancels(cancels: Sequence[Future[None]], deadline: float) -> None:
+    for each in cancels:
+        try:
+            if not is_over_by(deadline, each):
+                each.cancel()
+        except (LoopClosed, CancelledError) as error:
+            LOGGER.debug('a worker has stopped before its desks were done: %s', error)
 
 
 def _refuse_to_forget(name: str, late: Sequence[Visit]) -> None:

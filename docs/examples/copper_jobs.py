@@ -56,7 +56,7 @@ class LammpsEnergy(CalcJob):
         )
 
     def parse(self, retrieved):
-        if self.outcome.verdict != 'ended':
+        if not self.outcome.has_ended:
             return None  # it was cut short; every job has exit codes for that
         output = retrieved['out.lmp'].read_text(errors='replace') if 'out.lmp' in retrieved else ''
         place = self.outputs['remote_folder']

@@ -107,7 +107,7 @@ class PwEnergy(CalcJob):
         )
 
     def parse(self, retrieved):
-        if self.outcome.verdict != 'ended':
+        if not self.outcome.has_ended:
             return None  # it was cut short; every job has exit codes for that
         output = retrieved['pw.out'].read_text(errors='replace') if 'pw.out' in retrieved else ''
         if 'Maximum CPU time exceeded' in output:

@@ -16,6 +16,7 @@ from ..jobs.known import define_computer, find_computer, known_computers
 from ..jobs.options import LOCALHOST
 from ..store.control import write_once
 from ..store.jobs import forget_computer, select_computer
+from ..store.location import locate
 from ..store.transaction import Transaction
 from .completion import TextType
 from .options import OpenStore, json_option, open_store, store_option
@@ -98,14 +99,16 @@ def computer() -> None:
 def add(name: str | None, file: Path | None, store: str | None, **fields: Any) -> None:
     """Define a computer, or define it anew; `treadle computer test NAME` tries it.
 
-    The store must be there; an engine makes it when it first starts.
+    The store is made if there is none.
     """
     given = {field: value for field, value in fields.items() if value is not None}
     if name is None and file is None:
         raise click.UsageError('give the NAME of the computer, or a file with --from')
-    for each in _chosen(name, file, given):
-        with open_store(store) as opened:
-            write_once(opened.location, _defining(each))
+    chosen = _chosen(name, file, given)
+    location = locate(store)
+    location.ensure_schema()
+    for each in chosen:
+        write_once(location, _defining(each))
         click.echo(f'computer {each.name} is known; `treadle computer test {each.name}` tries it')
 
 

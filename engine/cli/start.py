@@ -116,9 +116,9 @@ def submit(target: str, words: tuple[str, ...], wait: float | None, store: str |
 
 
 def _enqueue(location: StoreLocation, target: Any, inputs: dict[str, Any]) -> int:
-    with contextlib.closing(location.objects()) as objects:
+    with contextlib.closing(location.objects()) as objects, contextlib.closing(location.open_reader()) as reader:
         # The inputs are encoded, and files written, before the lock is taken.
-        record = compose(target, inputs, codec=Codec(objects=objects), pid=0, origin=_NO_ENGINE)
+        record = compose(target, inputs, codec=Codec(objects=objects), reader=reader, pid=0, origin=_NO_ENGINE)
     code = code_of(target)
     return write_once(location, lambda transaction: _insert(transaction, record, code))
 

@@ -84,6 +84,8 @@ class Desk:
         self._failures = 0
         self._reachable_from = 0.0
         self._probe: asyncio.Task[None] | None = None
+        self._finishing = False
+        self._finished = asyncio.Event()
 
     @property
     def is_asked(self) -> bool:
@@ -93,6 +95,15 @@ class Desk:
     def ask(self) -> None:
         """Make a round soon; on the loop."""
         self._asked.set()
+
+    async def finish_kills(self) -> None:
+        """Begin nothing any more but to end the jobs of killed processes, and return when none of them may run on.
+
+        Returns as well when the computer cannot be reached, or the store; the next engine cancels them then.
+        """
+        self._finishing = True
+        self.ask()
+        await self._finished.wait()
 
     async def serve(self) -> None:
         """Look after the jobs until none lives here any more; cancelling ends it at once."""
@@ -109,6 +120,7 @@ class Desk:
                     async with asyncio.timeout(wait):
                         await self._asked.wait()
         finally:
+            self._finished.set()
             await self._wind_up()
 
     async def _wind_up(self) -> None:
@@ -126,6 +138,8 @@ class Desk:
             raise
         except StoreError as error:
             LOGGER.error('the jobs on %s wait for the store: %s', self.name, error)
+            if self._finishing:
+                self._finished.set()
         except TransportError as error:
             self._is_away(error)
         except Exception as error:  # whatever it is, the jobs are still there
@@ -137,9 +151,10 @@ class Desk:
     # -- a round -------------------------------------------------------------------------------------------
 
     async def _round(self) -> float | None:
+        finishing = self._finishing
         errands = await self._at_work()
         now = time.monotonic()
-        room = MOST_ERRANDS - len(self._tasks) if self._is_reachable(now) else 0
+        room = MOST_ERRANDS - len(self._tasks) if self._is_reachable(now) and not finishing else 0
         folder_of = await errands.folder_giver() if room > 0 else None
         computer = errands.site.computer
 
@@ -151,6 +166,7 @@ class Desk:
                     computer.name,
                     max_jobs=computer.max_jobs,
                     max_queued=computer.max_queued,
+                    max_of_host=computer.max_jobs_of_host,
                     most=room,
                     folder_of=folder_of,
                 )
@@ -167,9 +183,12 @@ class Desk:
             self.ask()
         if not live and not self._tasks:
             return None
-        for view in views:
+        killed = [view for view in views if view.process_state in TERMINAL_STATES]
+        for view in killed if finishing else views:
             self._send(errands, view, now)
-        return self._next_round(views, now)
+        if finishing and not (self._answers(computer, now) and any(map(errands.may_run_on, killed))):
+            self._finished.set()
+        return self._next_round([] if finishing else views, now)
 
     async def _at_work(self) -> Errands:
         if self._errands is None:
@@ -358,6 +377,11 @@ class Desk:
 
     def _is_reachable(self, now: float) -> bool:
         return self._failures == 0
+
+    def _answers(self, computer: Computer, now: float) -> bool:
+        """Whether it is worth while to wait for what was begun there."""
+        connection = self._parts.connections.state(computer.connection)
+        return self._is_reachable(now) and (connection is None or connection.phase != 'waiting')
 
     def _is_away(self, error: TransportError) -> None:
         """Begin nothing more there until a probe has come through."""

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ...threads import Bridge, LoopClosed
+from ...threads import Bridge, CrossingFuture, LoopClosed
 from ..errors import EngineStopped
 from ..jobs.computer import Computer
 from ..store.jobs import claim_jobs
@@ -93,6 +93,18 @@ class DeskRoom:
         async with self._queue.request_transport(computer) as request:
             yield await request
 
+    def finish_kills(self) -> CrossingFuture[None]:
+        """Have each desk begin nothing any more but to end jobs of killed processes; done when none may run on.
+
+        From any thread.
+
+        :raises LoopClosed: the loop stops.
+        """
+        return self._bridge.submit(self._finish_kills)
+
+    async def _finish_kills(self) -> None:
+        await asyncio.gather(*(desk.finish_kills() for desk, _ in self._desks.values()))
+
     async def close(self) -> None:
         """End all desks; what they are about is taken up again by whoever comes next."""
         self._closed = True
@@ -142,6 +154,16 @@ class Desks:
         """Something was killed, paused or played: each desk makes a round soon; from any thread."""
         for room in list(self._rooms):
             _tolerant(room.post_ask)
+
+    def finish_kills(self) -> list[CrossingFuture[None]]:
+        """See :meth:`DeskRoom.finish_kills`; one future for each loop. From any thread."""
+        finishing: list[CrossingFuture[None]] = []
+        for room in list(self._rooms):
+            try:
+                finishing.append(room.finish_kills())
+            except LoopClosed:
+                LOGGER.debug('a worker has stopped before its desks')
+        return finishing
 
     def look(self, origins: Collection[int] | None) -> None:
         """Take up jobs that nobody looks after; where blocking is allowed.

@@ -75,13 +75,16 @@ class Errands:
         # Since when nothing was found of a submission whose script is dead; how often a cancelled job was not seen.
         self._dead_since: dict[JobFence, float] = {}
         self._unseen: dict[JobFence, int] = {}
+        # Jobs of killed processes that a scheduler has taken upon itself to end.
+        self._told: set[JobFence] = set()
 
     def forget(self, pid: int) -> None:
         """The job is this desk's no more."""
         for notes in (self._dead_since, self._unseen):
             for fence in [fence for fence in notes if fence.pid == pid]:
                 del notes[fence]
-        self._begun = {fence for fence in self._begun if fence.pid != pid}
+        for fences in (self._begun, self._told):
+            fences.difference_update([fence for fence in fences if fence.pid == pid])
         self.watching.forget(pid)
 
     def began(self, fence: JobFence) -> None:
@@ -268,6 +271,8 @@ class Errands:
         fence, job_id, name = fence_of(view), _there(view.job_id), self.name_of(view)
         self._hit(FaultPoint.JOB_CANCELLING)
         await self.site.cancel(job_id, name)
+        if not self.site.scheduler.is_direct:
+            self._told.add(fence)
         entry = (await self.site.listing([job_id])).by_id.get(job_id)
         if is_active(entry):
             self._unseen.pop(fence, None)
@@ -279,12 +284,20 @@ class Errands:
         await self._gone(fence)
         return True
 
+    def may_run_on(self, view: JobView) -> bool:
+        """Whether the job of a killed process may run on, for all that was done here.
+
+        Plain processes have to be gone, since nobody else sees to that.
+        """
+        return view.state in (JobState.SUBMITTING, JobState.SUBMITTED) and fence_of(view) not in self._told
+
     async def drop(self, view: JobView) -> None:
         """Nothing of it runs or will, and its process has ended."""
         await self._gone(fence_of(view))
 
     async def _gone(self, fence: JobFence) -> None:
         if await self._move(fence, JobState.GONE):
+            self._told.discard(fence)
             self._hit(FaultPoint.JOB_CANCELLED)
 
     # -- helpers -------------------------------------------------------------------------------------------

@@ -11,13 +11,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import tempfile
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..errors import SpecError
+from ..errors import SpecError, ValidationError
 from ..exit_code import ExitCode
 from ..processes.machine import Ending
 from ..processes.process import Process, StepResult, as_exit_code
@@ -99,6 +99,18 @@ class CalcJob(Process):
     @classmethod
     def _split_metadata(cls, metadata: Any, values: dict[str, Any]) -> Any:
         return split_metadata(cls.__name__, metadata, values)
+
+    @classmethod
+    def _check_inputs(cls, inputs: Mapping[str, Any]) -> None:
+        chosen = inputs[OPTIONS]['computer']
+        name = chosen.name if isinstance(chosen, Computer) else chosen
+        for path, folder in _remote_folders(inputs, ''):
+            if folder.computer != name:
+                raise ValidationError(
+                    f'{cls.__name__}: {path} is a folder on computer {folder.computer!r}, and the job is to run on '
+                    f'{name!r} (options.computer), which does not see it; run it on {folder.computer!r}, or give the '
+                    f'files themselves, such as the retrieved ones'
+                )
 
     # -- what a subclass does ------------------------------------------------------------------------------
 
@@ -201,6 +213,14 @@ class CalcJob(Process):
     def _code(self, label: str, detail: str) -> ExitCode:
         code: ExitCode = self.exit_codes[label]
         return code.format(detail=detail.strip() or 'nothing more is known')
+
+
+def _remote_folders(values: Mapping[str, Any], place: str) -> Iterator[tuple[str, RemoteFolder]]:
+    for name, value in values.items():
+        if isinstance(value, RemoteFolder):
+            yield f'{place}{name}', value
+        elif isinstance(value, Mapping):
+            yield from _remote_folders(value, f'{place}{name}.')
 
 
 _LABELS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,9 @@ __all__ = ['SCHEDULERS', 'Computer']
 SCHEDULERS: Final = ('direct', 'slurm', 'pbs', 'sge')
 
 _NAME: Final = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]*')
+
+#: The cores that this OS process may use; a container or ``taskset`` leaves it fewer than there are.
+_CORES: Final = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 #: What says where a job of this computer is to be found; it must not change under jobs that live.
 _PLACE: Final = ('transport', 'hostname', 'user', 'port', 'work_directory', 'scheduler')
@@ -43,8 +47,9 @@ class Computer:
     :param work_directory: where jobs get a folder each; relative paths and ``~/`` begin at the home directory there.
         It must be seen under that path by the nodes that run jobs.
     :param scheduler: ``direct`` starts jobs as plain processes of that computer.
-    :param max_jobs: how many jobs of this store may be in the scheduler's hands at once, waiting and running together;
-        ``None`` sets no bound. It holds over all engines of the store.
+    :param max_jobs: how many jobs of this store may be in the scheduler's hands at once, waiting and running together.
+        It holds over all engines of the store. ``None`` sets no bound, except where jobs are processes of this machine
+        (``local`` and ``direct``), which no scheduler makes wait: there it is as many as it has cores, on each host.
     :param max_queued: how many of them may be waiting to run.
     :param poll_interval: seconds between two questions to the scheduler, which are about all jobs at once.
     :param safe_interval: seconds between two openings of a connection, at least.
@@ -111,6 +116,11 @@ class Computer:
         if self.poll_interval is not None:
             return self.poll_interval
         return 0.5 if self.transport == 'local' and self.scheduler == 'direct' else 10.0
+
+    @property
+    def max_jobs_of_host(self) -> int | None:
+        """How many jobs may be in the hands of one host's engines: its cores, where nothing else holds jobs back."""
+        return _CORES if self.max_jobs is None and self.transport == 'local' and self.scheduler == 'direct' else None
 
     @property
     def connection(self) -> ConnectionSpec:

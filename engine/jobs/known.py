@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ..errors import ComputerNotFound, ConfigurationError
+from ..spec import PortNamespace
 from ..store.jobs import save_computer, select_computer
 from ..store.reader import Reader
 from ..store.transaction import Transaction
 from .computer import Computer
-from .options import LOCALHOST
+from .options import COMPUTER_TYPES, LOCALHOST
 
-__all__ = ['define_computer', 'find_computer', 'known_computers']
+__all__ = ['check_computers', 'define_computer', 'find_computer', 'known_computers']
 
 
 def known_computers(reader: Reader) -> dict[str, Computer]:
@@ -30,8 +33,35 @@ def find_computer(reader: Reader, name: str) -> Computer:
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f'; did you mean {near[0]!r}?' if near else f'; there is {", ".join(known)}'
-    raise ComputerNotFound(f'there is no computer {name!r} in this store{hint} `treadle computer add` defines one')
+    hint = f'did you mean {near[0]!r}? ' if near else ''
+    raise ComputerNotFound(
+        f'there is no computer {name!r} in this store; {hint}known are: {", ".join(known)}; '
+        f'`treadle computer add` defines another'
+    )
+
+
+def check_computers(label: str, ports: PortNamespace, inputs: Mapping[str, Any], reader: Reader) -> None:
+    """Refuse inputs that name a computer which the store does not know; also those that a work chain passes on.
+
+    :param label: of the process, for the message.
+    :raises ComputerNotFound: says where it is named, and which there are.
+    """
+    for path, name in _named(ports, inputs, ''):
+        if name != LOCALHOST.name:
+            try:
+                find_computer(reader, name)
+            except ComputerNotFound as error:
+                raise ComputerNotFound(f'{label}: {path}: {error}') from None
+
+
+def _named(ports: PortNamespace, values: Mapping[str, Any], place: str) -> Iterator[tuple[str, str]]:
+    for name, port in ports.items():
+        value = values.get(name)
+        if isinstance(port, PortNamespace):
+            if isinstance(value, Mapping):
+                yield from _named(port, value, f'{place}{name}.')
+        elif isinstance(value, str) and port.valid_type == COMPUTER_TYPES:
+            yield f'{place}{name}', value
 
 
 def define_computer(transaction: Transaction, computer: Computer) -> None:

@@ -12,10 +12,12 @@ from ..spec import ProcessSpec
 from .computer import Computer
 from .schedulers.base import JobResources
 
-__all__ = ['LOCALHOST', 'OPTIONS', 'declare_options', 'resources_of', 'split_metadata']
+__all__ = ['COMPUTER_TYPES', 'LOCALHOST', 'OPTIONS', 'declare_options', 'resources_of', 'split_metadata']
 
 #: The namespace of inputs that holds them.
 OPTIONS: Final = 'options'
+#: How a computer is given, and what tells a port that takes one.
+COMPUTER_TYPES: Final = (str, Computer)
 #: The computer that is there without being defined.
 LOCALHOST: Final = Computer('localhost', description='this machine, without a scheduler')
 
@@ -39,7 +41,7 @@ def declare_options(spec: ProcessSpec) -> None:
 
     option(
         'computer',
-        valid_type=(str, Computer),
+        valid_type=COMPUTER_TYPES,
         default='localhost',
         help='the name of a computer that the store knows, or a Computer, which is made known by that',
     )

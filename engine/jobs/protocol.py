@@ -129,6 +129,11 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     missing: tuple[str, ...] = ()
     unretrieved: str = ''
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether its commands came to their own end, well or not; else it was cut short, or never ran."""
+        return self.verdict is Verdict.ENDED
+
 
 def job_name(store: int, pid: int, attempt: int) -> str:
     """The name under which the scheduler has that attempt, and no other one."""

@@ -10,7 +10,6 @@ from ..spec import ProcessSpec
 from ..values import File, Folder
 from .calcinfo import CalcInfo, CodeInfo, SubmissionFolder
 from .calcjob import CalcJob
-from .protocol import Verdict
 
 __all__ = ['ShellJob']
 
@@ -89,7 +88,7 @@ class ShellJob(CalcJob):
         status = self.outcome.exit_code
         if status is not None:
             self.out('exit_code', status)
-        if self.outcome.verdict is not Verdict.ENDED:
+        if not self.outcome.has_ended:
             return None  # why it was ended says more
         said = retrieved[STDERR].read_text(errors='replace')[-500:].strip() if STDERR in retrieved else ''
         if status in (126, 127):

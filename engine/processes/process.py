@@ -117,6 +117,13 @@ class Process:
         """Take out of the metadata what is an input of such processes; returns the rest."""
         return metadata
 
+    @classmethod
+    def _check_inputs(cls, inputs: Mapping[str, Any]) -> None:
+        """Refuse complete inputs that do not go together, at the call that gives them.
+
+        :raises ValidationError: says which.
+        """
+
     def run(self) -> Any:
         """The work of a process that is not a work chain, as one step; it may be written as ``async def``.
 

@@ -71,6 +71,10 @@ class _Sql:
             f"SELECT count(*), coalesce(sum(CASE WHEN phase = 'running' THEN 1 ELSE 0 END), 0) FROM job "
             f'WHERE computer = {named("computer")} AND {_SLOTS}'
         )
+        self.count_of_host = (
+            f'SELECT count(*) FROM job WHERE computer = {named("computer")} AND {_SLOTS} AND owner IN '
+            f'(SELECT id FROM engine WHERE host = (SELECT host FROM engine WHERE id = {named("owner")}))'
+        )
         self.next_prepared = (
             f'SELECT job.pid, job.attempt FROM job JOIN process ON process.pid = job.pid '
             f'WHERE job.computer = {named("computer")} AND job.owner = {named("owner")} '
@@ -167,11 +171,13 @@ def take_slots(
     *,
     max_jobs: int | None,
     max_queued: int | None,
+    max_of_host: int | None = None,
     most: int,
     folder_of: FolderOf,
 ) -> list[int]:
     """Begin the first attempts of the next jobs, as far as the computer's limits go; over all engines of the store.
 
+    :param max_of_host: how many may be in the hands of the engines on this engine's host.
     :param most: how many at once, at most.
     :param folder_of: gives the folder for a pid and an attempt.
     :returns: their pids.
@@ -184,6 +190,9 @@ def take_slots(
             most = min(most, max_jobs - taken)
         if max_queued is not None:
             most = min(most, max_queued - (taken - running))
+    if max_of_host is not None:
+        row = transaction.row(sql.count_of_host, {'computer': computer, 'owner': transaction.engine_id})
+        most = min(most, max_of_host - int(row[0]))
     if most <= 0:
         return []
     rows = transaction.rows(

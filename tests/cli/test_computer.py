@@ -33,6 +33,15 @@ def test_add_list_show_and_remove(treadle, url, tmp_path):
     assert treadle('computer', 'remove', 'localhost', store=url).returncode == 1
 
 
+def test_adding_the_first_computer_makes_the_store(treadle, tmp_path):
+    url = f'sqlite:///{tmp_path}/new.db'
+    wrong = treadle('computer', 'add', 'a b', store=url)
+    assert wrong.returncode == 1 and not (tmp_path / 'new.db').exists()
+    added = treadle('computer', 'add', 'first', '--max-jobs', '3', store=url)
+    assert added.returncode == 0, added.stderr
+    assert json.loads(treadle('computer', 'show', 'first', '--json', store=url).stdout)['max_jobs'] == 3
+
+
 def test_from_a_file(treadle, url, tmp_path):
     file = tmp_path / 'computers.toml'
     file.write_text('[a]\nmax_jobs = 1\n[b]\nmax_jobs = 2\n')

@@ -166,6 +166,11 @@ class TestMisuse:
             (['adding:Add', 'x=@nothing'], 2, "'x=@nothing'"),
             (['adding:Add', 'x=text'], 1, 'x'),
             (['adding:Add'], 1, 'x'),
+            (
+                ['treadle.engine:ShellJob', 'command=true', 'options.computer=nowhere'],
+                1,
+                "options.computer: there is no computer 'nowhere' in this store; known are: localhost",
+            ),
             ([], 2, 'Missing argument'),
         ],
     )

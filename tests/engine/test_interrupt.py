@@ -116,6 +116,43 @@ outer()
     assert states(store) == {'outer': 'killed', 'computes': 'killed'}
 
 
+def test_ctrl_c_in_a_blocked_run_ends_its_jobs_on_this_machine(scripts, store):
+    script = scripts.begin(HEADER + """
+from treadle.engine import Computer, ShellJob
+
+class Jobs(WorkChain):
+    @classmethod
+    def define(cls, spec):
+        super().define(spec)
+        spec.outline(cls.first)
+    def first(self):
+        here = Computer('here', work_directory=str(HERE / 'work'), max_jobs=5)
+        command = f'echo $$ >>{HERE}/pids; exec sleep 120'
+        for number in range(5):
+            job = self.submit(ShellJob, command='sh', arguments=['-c', command], options={'computer': here})
+            self.to_context(**{f'job_{number}': job})
+
+def tell():
+    while not (HERE / 'pids').exists() or len((HERE / 'pids').read_text().split()) < 5:
+        time.sleep(0.05)
+    print('all run', flush=True)
+
+threading.Thread(target=tell, daemon=True).start()
+run(Jobs)
+""")
+    script.wait_for('all run')
+    jobs = [int(word) for word in (scripts.folder / 'pids').read_text().split()]
+    try:
+        assert len(jobs) == 5 and all(map(alive, jobs))
+        script.interrupt()
+        ended = script.end(20)
+        assert ended.code == -signal.SIGINT
+        assert [pid for pid in jobs if alive(pid)] == []
+    finally:
+        for pid in filter(alive, jobs):
+            os.kill(pid, signal.SIGKILL)
+
+
 def test_ctrl_c_while_the_main_thread_waits_leaves_submitted_processes_alone(scripts, store):
     script = scripts.begin(HEADER + """
 treadle.engine.default.EXIT_PATIENCE = 0.3

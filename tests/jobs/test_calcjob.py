@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from treadle.engine import CalcInfo, CalcJob, CodeInfo, Computer, Engine, File, ShellJob
@@ -65,3 +67,26 @@ def test_a_shell_job_runs(engine, computer):
         options={'computer': computer},
     )
     assert outputs['stdout'].read_text() == 'c\nb\na\n' and outputs['exit_code'] == 0
+
+
+def test_this_machine_has_no_more_jobs_at_once_than_cores(engine, tmp_path, monkeypatch):
+    """Without a limit of its own; none is left out."""
+    monkeypatch.setattr('treadle.engine.jobs.computer._CORES', 3)
+    here = Computer('here', work_directory=str(tmp_path / 'work'), poll_interval=0.1)
+    running, counts = tmp_path / 'running', tmp_path / 'counts'
+    running.mkdir()
+    command = f'touch {running}/$$; ls {running} | wc -l >>{counts}; sleep 0.3; rm {running}/$$'
+    nodes = [
+        engine.submit(ShellJob, command='sh', arguments=['-c', command], options={'computer': here})
+        for _ in range(9)
+    ]
+    engine.wait(nodes, timeout=100)
+    assert all(node.is_finished_ok for node in nodes)
+    seen = [int(line) for line in counts.read_text().split()]
+    assert len(seen) == 9 and max(seen) <= 3
+
+
+def test_a_limit_counts_more_than_the_cores():
+    assert Computer('here').max_jobs_of_host == len(os.sched_getaffinity(0))
+    assert Computer('here', max_jobs=500).max_jobs_of_host is None
+    assert Computer('here', scheduler='slurm').max_jobs_of_host is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from treadle.engine import (
     Engine,
     File,
     Folder,
+    RemoteFolder,
     ShellJob,
     SpecError,
     ValidationError,
+    WorkChain,
 )
 from treadle.engine.jobs.options import resources_of
 
@@ -80,13 +83,78 @@ def test_where_jobs_are(work_directory: str, base: str) -> None:
     assert Computer('a', work_directory=work_directory).base_folder('/home/me') == base
 
 
-def test_an_unknown_computer_is_named(engine: Engine) -> None:
-    with pytest.raises(ComputerNotFound, match=r"no computer 'localhots' in this store; did you mean 'localhost'"):
-        engine.run(ShellJob, command='true', options={'computer': 'localhots'})
+class _Chain(WorkChain):
+    """Passes the options of a job on."""
+
+    @classmethod
+    def define(cls, spec: Any) -> None:
+        super().define(spec)
+        spec.expose_inputs(ShellJob, namespace='job')
+        spec.outline(cls.start)
+
+    def start(self) -> None:
+        raise AssertionError('it is refused before it begins')
+
+
+def _builder() -> Any:
+    builder = ShellJob.get_builder()
+    builder.command = 'true'
+    builder.options.computer = 'localhots'
+    return builder
+
+
+@pytest.mark.parametrize(
+    ('place', 'call'),
+    [
+        ('ShellJob: options', lambda engine: engine.run(ShellJob, command='true', options={'computer': 'localhots'})),
+        ('ShellJob: options', lambda engine: engine.submit(_builder())),
+        (
+            '_Chain: job.options',
+            lambda engine: engine.submit(_Chain, job={'command': 'true', 'options': {'computer': 'localhots'}}),
+        ),
+    ],
+    ids=['run', 'builder', 'chain'],
+)
+def test_an_unknown_computer_is_named_at_the_call(engine: Engine, place: str, call: Any) -> None:
+    words = (
+        f"{place}.computer: there is no computer 'localhots' in this store; did you mean 'localhost'? known are: "
+        f'localhost; `treadle computer add` defines another'
+    )
+    with pytest.raises(ComputerNotFound, match=f'^{re.escape(words)}$'):
+        call(engine)
+    assert engine.query() == []
+
+
+def test_a_computer_is_known_by_its_name_once_it_is_defined(engine: Engine, tmp_path: Path) -> None:
+    here = Computer('here', work_directory=str(tmp_path / 'work'), poll_interval=0.1)
+    assert engine.run(ShellJob, command='true', options={'computer': here})['exit_code'] == 0
+    assert engine.run(ShellJob, command='true', options={'computer': 'here'})['exit_code'] == 0
+
+
+class _Goes(ShellJob):
+    """Takes a folder that another job has left."""
+
+    @classmethod
+    def define(cls, spec: Any) -> None:
+        super().define(spec)
+        spec.input('parents.last', valid_type=RemoteFolder)
+
+
+def test_a_folder_on_another_computer_is_refused(engine: Engine, tmp_path: Path) -> None:
+    here = Computer('here', work_directory=str(tmp_path / 'work'), poll_interval=0.1)
+    words = "_Goes: parents.last is a folder on computer 'cluster', and the job is to run on '{}'"
+    last = RemoteFolder('cluster', '/scratch/1')
+    for computer, name in ((here, 'here'), ('localhost', 'localhost')):
+        with pytest.raises(ValidationError, match=words.format(name)):
+            engine.submit(_Goes, command='true', parents={'last': last}, options={'computer': computer})
+    assert engine.query() == []
+    folder = RemoteFolder('here', str(tmp_path))
+    outputs = engine.run(_Goes, command='true', parents={'last': folder}, options={'computer': here})
+    assert outputs['exit_code'] == 0
 
 
 def test_a_computer_does_not_move_under_its_jobs(engine: Engine, tmp_path: Path, wait_until: Any) -> None:
-    computer = Computer('here', work_directory=str(tmp_path / 'work'), poll_interval=0.1)
+    computer = Computer('here', work_directory=str(tmp_path / 'work'), poll_interval=0.1, max_jobs=2)
     node = engine.submit(ShellJob, command='sleep', arguments=['300'], options={'computer': computer})
     wait_until(lambda: engine.core.source.reader.job(node.pid))
     moved = dataclasses.replace(computer, work_directory=str(tmp_path / 'elsewhere'))
@@ -302,6 +370,32 @@ def test_shell_jobs_that_fail(engine: Engine, tmp_path: Path, command: str, stat
     computer = Computer('here', work_directory=str(tmp_path / 'work'), poll_interval=0.1)
     _, node = engine.run_get_node(ShellJob, command=command, options={'computer': computer})
     assert node.exit_status == status, node.exit_message
+
+
+class _Tells(ShellJob):
+    """Tells what its parser sees of its end."""
+
+    @classmethod
+    def define(cls, spec: Any) -> None:
+        super().define(spec)
+        spec.output('has_ended', valid_type=bool)
+
+    def parse(self, retrieved: Folder) -> None:
+        self.out('has_ended', self.outcome.has_ended)
+
+
+@pytest.mark.parametrize(
+    ('command', 'limit', 'has_ended'), [('true', 60, True), ('exit 3', 60, True), ('sleep 300', 1, False)]
+)
+def test_whether_a_job_came_to_its_own_end(
+    engine: Engine, tmp_path: Path, command: str, limit: int, has_ended: bool
+) -> None:
+    options = {
+        'computer': Computer('here', work_directory=str(tmp_path / 'work'), poll_interval=0.1),
+        'max_wallclock_seconds': limit,
+    }
+    outputs = engine.run(_Tells, command='sh', arguments=['-c', command], options=options)
+    assert outputs['has_ended'] is has_ended
 
 
 def test_time_is_up_without_a_batch_system(engine: Engine, tmp_path: Path) -> None:

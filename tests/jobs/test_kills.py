@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 from support.jobs import HASTY
 from treadle.engine import Computer, Engine, ShellJob
+from treadle.engine.stopping import CANCELLING_MOST
 from treadle.engine.testing import BlockAt, FakeComputers, FakeScheduler
 from treadle.engine.transports import Backoff, ConnectionAuthority
 
@@ -29,8 +32,10 @@ class Rig:
     def there(self) -> Any:
         return self.computers['fake']
 
-    def submit(self, engine: Engine, command: str = 'echo done') -> Any:
-        computer = Computer('fake', scheduler='slurm', work_directory='work', poll_interval=0.1)
+    def submit(self, engine: Engine, command: str = 'echo done', max_jobs: int | None = None) -> Any:
+        computer = Computer(
+            'fake', scheduler='slurm', work_directory='work', poll_interval=0.1, max_jobs=max_jobs
+        )
         return engine.submit(
             ShellJob,
             command='sh',
@@ -223,3 +228,92 @@ def test_paused_before_it_is_submitted(rig: Rig, wait_until: Any) -> None:
         engine.wait(node, timeout=30)
         assert node.is_finished_ok
     assert len(rig.scheduler.jobs()) == 1
+
+
+def test_a_stop_waits_until_the_scheduler_is_told(rig: Rig, wait_until: Any) -> None:
+    """The engine is stopped in the moment in which the job of a killed process is about to be cancelled."""
+    with BlockAt('job.cancelling') as block:
+        engine = rig.make_engine(faults=block).start()
+        try:
+            node = rig.submit(engine, 'sleep 300')
+            wait_until(lambda: _state(engine, node) == 'submitted')
+            engine.kill(node)
+            block.wait_reached()
+            stopping = threading.Thread(target=engine.stop)
+            stopping.start()
+            wait_until(lambda: engine.core.dispatcher.is_closed)
+            block.release()
+            stopping.join(30)
+            assert not stopping.is_alive()
+        finally:
+            engine.stop()
+    assert [job.state for job in rig.scheduler.jobs()] == ['CANCELLED']
+
+
+def test_a_stop_begins_no_job_while_it_waits(rig: Rig, wait_until: Any) -> None:
+    """Killed in the middle of its submission, it is found and cancelled; the place that it leaves stays free."""
+    gate = rig.there.hold('run')
+    engine = rig.make_engine().start()
+    try:
+        node = rig.submit(engine, 'sleep 300', max_jobs=1)
+        gate.wait_reached()
+        other = rig.submit(engine, max_jobs=1)
+        wait_until(lambda: _state(engine, other) == 'prepared')
+        assert _state(engine, node) == 'submitting'
+        engine.kill(node)
+        stopping = threading.Thread(target=engine.stop)
+        stopping.start()
+        wait_until(lambda: engine.core.dispatcher.is_closed)
+        gate.open()
+        stopping.join(30)
+        assert not stopping.is_alive()
+    finally:
+        gate.open()
+        engine.stop()
+    assert [job.state for job in rig.scheduler.jobs()] == ['CANCELLED']
+    with rig.make_engine() as another:
+        another.wait(other.pid, timeout=40)
+        assert another.load(other.pid).is_finished_ok
+
+
+def test_a_stop_does_not_wait_for_a_computer_that_is_down(rig: Rig, wait_until: Any) -> None:
+    with rig.make_engine() as engine:
+        node = rig.submit(engine, 'sleep 300')
+        wait_until(lambda: _state(engine, node) == 'submitted')
+        rig.there.is_up = False
+        wait_until(lambda: engine.core.source.reader.computer_note('fake'))
+        engine.kill(node)
+        began = time.monotonic()
+    assert time.monotonic() - began < CANCELLING_MOST
+    assert [job.state for job in rig.scheduler.jobs()] == ['RUNNING']
+    rig.there.is_up = True
+    with rig.make_engine() as another:
+        wait_until(lambda: _state(another, node) == 'gone')
+    assert [job.state for job in rig.scheduler.jobs()] == ['CANCELLED']
+
+
+def test_ctrl_c_ends_the_wait_for_a_cancel_that_hangs(rig: Rig, wait_until: Any) -> None:
+    before = set(threading.enumerate())
+    engine = rig.make_engine().start()
+    node = rig.submit(engine, 'sleep 300')
+    wait_until(lambda: _state(engine, node) == 'submitted')
+    gate = rig.there.hold('run')
+    engine.kill(node)
+    gate.wait_reached()
+
+    def interrupt() -> None:
+        wait_until(lambda: engine.core.dispatcher.is_closed)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    interrupts = threading.Thread(target=interrupt)
+    interrupts.start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        engine.stop(30)
+    assert time.monotonic() - began < CANCELLING_MOST
+    interrupts.join(30)
+    gate.open()
+    wait_until(lambda: not [each for each in threading.enumerate() if each not in before])
+    with rig.make_engine() as another:
+        wait_until(lambda: _state(another, node) == 'gone')
+    assert [job.state for job in rig.scheduler.jobs()] == ['CANCELLED']

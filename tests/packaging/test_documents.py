@@ -25,6 +25,33 @@ def python_blocks(document: Path) -> str:
     return '\n'.join(textwrap.dedent(block) for block in blocks)
 
 
+def rows_outside_columns(text: str) -> list[str]:
+    """The lines of simple tables whose text runs over the end of a column, which no reader of such tables takes."""
+    gaps: list[int] = []
+    wrong = []
+    borders = 0
+    for line in text.splitlines():
+        if re.fullmatch(r'=+( +=+)+', line):
+            found = [each.start() for each in re.finditer(' ', line)]
+            borders = borders + 1 if found == gaps else 1
+            gaps = found
+        elif not line:
+            borders, gaps = (0, []) if borders > 1 else (borders, gaps)
+        elif borders and any(line[gap : gap + 1].strip() for gap in gaps):
+            wrong.append(line)
+    return wrong
+
+
+def test_a_row_that_overruns_its_column_is_found():
+    assert rows_outside_columns('=== ====\nabcd e\n=== ====\n\nabcd\n') == ['abcd e']
+    assert rows_outside_columns('=== ====\nabc  d\n=== ====\ne   f\n=== ====\n\nabcd\n') == []
+
+
+@pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: path.name)
+def test_tables_keep_to_their_columns(document):
+    assert rows_outside_columns(document.read_text(encoding='utf-8')) == []
+
+
 @pytest.mark.parametrize(
     'document',
     [
