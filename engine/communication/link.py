@@ -15,7 +15,7 @@ from .address import BrokerAddress
 from .hints import Hints
 from .lifeline import Lifeline, publish_until
 from .outbox import Outbox
-from .session import Outgoing, Receivers, Session, Wanted
+from .session import Outgoing, Receivers, Session, SessionLost, Wanted
 
 __all__ = ['SEND_TIMEOUT', 'Link']
 
@@ -213,7 +213,7 @@ class Link:
     async def _catch_up(self, seconds: float) -> None:
         if self.lifeline.current is None:
             return  # nobody waits for a broker that is away
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError, SessionLost):  # what is lost now comes no more
             async with asyncio.timeout(seconds):
                 if self._publishing is not None and self.outbox.is_closed:
                     await asyncio.wait([self._publishing])

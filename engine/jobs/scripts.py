@@ -73,6 +73,10 @@ first_line() {
     line=
     [ -e "$1" ] && { read -r line <"$1"; } 2>/dev/null
 }
+link_of() {
+    link=
+    [ -L "$1" ] && link=$(readlink "$1")
+}
 lines() {
     while IFS= read -r line || [ -n "$line" ]; do printf '%s %s\n' "$1" "$line"; done
 }
@@ -80,8 +84,8 @@ look() {
     printf '@folder %s\n' "$1"
     cd "$1/.treadle" 2>/dev/null || return 0
     first_line ended; ended=$line
-    started=$(readlink started)
-    ticket=$(readlink ticket)
+    link_of started; started=$link
+    link_of ticket; ticket=$link
     find_beyond "$ticket"; submitter=$beyond
     find_beyond "$started"; job=$beyond
     [ "$job" = dead ] && { first_line ended; ended=$line; }
@@ -95,7 +99,7 @@ look() {
     printf '@started %s\n@job %s\n' "$started" "$job"
     first_line limit && printf '@limit %s\n' "$line"
     printf '@ended %s\n' "$ended"
-    [ -n "$started" ] || printf '@started %s\n' "$(readlink started)"
+    [ -n "$started" ] || { link_of started; printf '@started %s\n' "$link"; }
 }
 """
 

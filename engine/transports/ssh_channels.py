@@ -26,6 +26,9 @@ __all__ = ['SshChannels', 'failure']
 KEPT_SFTP = 2
 #: Seconds for which a computer that takes no further session is asked again, and between two times, first and last.
 PATIENCE, FIRST_PAUSE, LAST_PAUSE = 60.0, 0.05, 1.0
+#: How often in a row a session must be refused before it is taken for one too many: a computer counts one that was
+#: closed for a moment more.
+REFUSALS = 3
 #: Seconds within which a computer answers that it opens a channel.
 CHANNEL_TIMEOUT = 60.0
 
@@ -198,6 +201,7 @@ class SshChannels:
     def _open(self, operation: Operation) -> paramiko.Channel:
         """Open a channel; a computer that takes no more of them is asked again later, and less from then on."""
         end, pause = time.monotonic() + PATIENCE, FIRST_PAUSE
+        refusals = 0
         while True:
             operation.check()
             # All others who work here have a channel at most.
@@ -209,9 +213,11 @@ class SshChannels:
                 if not self._client.is_active() or time.monotonic() - begun >= CHANNEL_TIMEOUT:
                     raise
                 refused = error
-            self.sessions.narrow()
             self._sftp.close_idle()
             self._shells.make_room(0)
+            refusals += 1
+            if refusals >= REFUSALS:
+                self.sessions.narrow()
             if time.monotonic() >= end:
                 raise ComputerUnreachable(
                     f'{self.where} takes no sessions on our connection ({refused}); see MaxSessions in its '

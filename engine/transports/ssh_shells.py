@@ -39,11 +39,11 @@ _SERVE: Final = re.sub(
     *) echo %(marker)s no; exit 0 ;;
     esac;
     while IFS=" " read -r mark size given; do
-        script=$(head -c "$size"; echo .);
+        script=$(head -c "$size");
         if [ "$given" = 0 ]; then
-            ( eval "${script%%.}" ) </dev/null;
+            ( eval "$script" ) </dev/null;
         else
-            head -c "$given" | { ( eval "${script%%.}" ); code=$?; cat >/dev/null; exit "$code"; };
+            head -c "$given" | { ( eval "$script" ); code=$?; cat >/dev/null; exit "$code"; };
         fi;
         code=$?;
         echo "$mark $code";
@@ -92,6 +92,7 @@ class _Output:
 class Turn:
     """One command's part of the channel of a kept shell; to its command it is a channel of its own.
 
+    :param script: of sh, with no line's end at its own.
     :param given: bytes that the command will be sent, exactly.
     """
 

@@ -15,6 +15,7 @@ from treadle.engine import CommunicatorClosed, MessageNotSent, RemoteException, 
 from treadle.engine.communication import final_answer
 from treadle.engine.communication.address import address_of
 from treadle.engine.communication.rabbit import RabbitCommunicator
+from treadle.engine.communication.session import Session, SessionLost
 from treadle.threads import Forked, WrongThread
 
 PATIENCE, Heard = hosts.PATIENCE, hosts.Heard
@@ -324,6 +325,15 @@ class TestClosing:
         away.close(5.0)
         with pytest.raises((CommunicatorClosed, MessageNotSent)):
             sent.result(0)
+
+    def test_its_connection_is_lost_meanwhile(self, make, monkeypatch):
+        async def lose(session):
+            raise SessionLost('cut')
+
+        communicator = make()
+        monkeypatch.setattr(Session, 'catch_up', lose)
+        communicator.close()
+        assert communicator.is_closed()
 
     def test_its_queues_go_with_it(self, make, raw):
         communicator = make()

@@ -89,8 +89,9 @@ def computer(tmp_path: Path, sshd: Any) -> Computer:
     )
 
 
-def _submit(engine: Engine, computer: Computer, effects: Path, number: int) -> Any:
-    command = f'echo {number} >>{effects}; echo {number}'
+def _submit(engine: Engine, computer: Computer, effects: Path, number: int, go: Path | None = None) -> Any:
+    wait = f'until [ -e {go} ]; do sleep 0.5; done; ' if go is not None else ''
+    command = f'{wait}echo {number} >>{effects}; echo {number}'
     return engine.submit(
         ShellJob, command='sh', arguments=['-c', command], metadata={'options': {'computer': computer}}
     )
@@ -108,25 +109,30 @@ def test_many_jobs_on_one_connection(
     backoff: Backoff | None,
 ) -> None:
     """Four workers, and one login; one more after the computer was away, and nobody had to do anything about it."""
-    effects = tmp_path / 'effects'
+    effects, go = tmp_path / 'effects', tmp_path / 'go'
     store = f'sqlite:///{tmp_path}/store.db'
     monkeypatch.setattr('treadle.engine.core.ConnectionAuthority', lambda: ConnectionAuthority(backoff=backoff))
     with Engine(store, workers=4, timing=HASTY) as engine:
         before = sshd.accepted_logins()
-        nodes = [_submit(engine, computer, effects, number) for number in range(jobs)]
-        wait_until(lambda: sum(node.is_finished for node in nodes) >= jobs // 4, 60.0)
+        # Some are over when it goes away, some run, some are on their way, and some come while it is away.
+        nodes = [_submit(engine, computer, effects, number) for number in range(jobs // 4)]
+        nodes += [_submit(engine, computer, effects, number, go) for number in range(jobs // 4, jobs // 2)]
+        wait_until(lambda: all(node.is_finished for node in nodes[: jobs // 4]), 200.0)
+        nodes += [_submit(engine, computer, effects, number) for number in range(jobs // 2, 3 * jobs // 4)]
+        wait_until(lambda: engine.core.source.reader.job(nodes[jobs // 2].pid) is not None)
         assert sshd.accepted_logins() - before == 1
         sshd.stop()
         with Deaf(sshd.port) as deaf:
-            done = sum(node.is_finished for node in nodes)
-            assert done < jobs
+            nodes += [_submit(engine, computer, effects, number) for number in range(3 * jobs // 4, jobs)]
+            go.touch()
             time.sleep(away)
             assert deaf.most == 1 and deaf.probes >= 1
+            assert not any(node.is_finished for node in nodes[3 * jobs // 4 :])
         sshd.start()
-        let_in = sshd.accepted_logins()  # the server looks whether it lets us in
         engine.wait([node.pid for node in nodes], timeout=600)
         for number, node in enumerate(nodes):
             assert node.is_finished_ok, node.exit_message
             assert node.outputs.stdout.read_text() == f'{number}\n'
-        assert sshd.accepted_logins() - let_in <= 1
+        # One more, and one by which the server itself looks at its start whether it lets anyone in.
+        assert sshd.accepted_logins() - before == 3
     assert sorted(map(int, effects.read_text().split())) == list(range(jobs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -56,8 +56,8 @@ def connect(threads: StepThreads) -> Iterator[Callable[..., SshTransport]]:
         transport.close()
 
 
-def _sh(transport: SshTransport, text: str, **options: Any) -> Any:
-    return transport.run(['sh', '-c', text], quick=True, **options)
+def _sh(transport: SshTransport, text: str, *, words: Sequence[str] = (), **options: Any) -> Any:
+    return transport.run(['sh', '-c', text, 'sh', *words], quick=True, **options)
 
 
 def test_one_shell_for_many_commands(make_sshd: Any, connect: Any, tmp_path: Path) -> None:
@@ -103,8 +103,8 @@ def test_what_is_given_is_for_one_command(sshd: Any, connect: Any, size: int, co
 
 def test_outputs_of_any_kind(sshd: Any, connect: Any) -> None:
     transport = connect(sshd)
-    for text in ('treadle-', 'treadle-treadle-0', '\\n', ''):
-        assert _sh(transport, f'printf {text!r}').stdout == text.replace('\\n', '\n').encode()
+    for text in ('treadle-', 'treadle-treadle-0', 'no end of line', ' \n\n', ''):
+        assert _sh(transport, 'printf %s "$1"; exit', words=[text]).stdout == text.encode()
     result = _sh(transport, 'head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2', max_output=1000)
     assert result.stdout == result.stderr == bytes(1000) and result.truncated
     assert _sh(transport, 'echo on').stdout == b'on\n'

@@ -71,7 +71,8 @@ class RabbitMQ(Service):
         :returns: the value, as Erlang writes it.
         :raises ServiceError: the expression is wrong, or has raised.
         """
-        command: list[str | Path] = [self._program('erl_call'), '-sname', _NODE, '-e']
+        # Under a random name: two callers of one name keep each other out.
+        command: list[str | Path] = [self._program('erl_call'), '-r', '-sname', _NODE, '-e']
         answer = self._call(command, environment=self._erlang(), given=f'{expression}.\n').strip()
         if not answer.startswith('{ok, '):
             raise ServiceError(f'{expression}: {answer}')
