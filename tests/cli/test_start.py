@@ -167,7 +167,7 @@ class TestMisuse:
             (['adding:Add', 'x=text'], 1, 'x'),
             (['adding:Add'], 1, 'x'),
             (
-                ['treadle.engine:ShellJob', 'command=true', 'options.computer=nowhere'],
+                ['treadle.engine:ShellJob', 'command=ls', 'options.computer=nowhere'],
                 1,
                 "options.computer: there is no computer 'nowhere' in this store; known are: localhost",
             ),
