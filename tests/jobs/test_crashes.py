@@ -28,10 +28,10 @@ def test_kill_at(place: Any, point: FaultPoint) -> None:
 
 @pytest.mark.parametrize(
     ('point', 'hit'),
-    [('step.posted', 1), ('step.committed', 1), *(('store.batch-committed', hit) for hit in range(4, 12))],
+    [('step.posted', 1), ('step.committed', 1), *(('store.batch-committed', hit) for hit in range(1, 7))],
 )
 def test_kill_around_the_commits_of_a_job(place: Any, point: str, hit: int) -> None:
-    pid = place.kill_at(point, hit)
+    pid = place.kill_at(point, hit, act='kill' if point.startswith('step.') else 'kill-once-submitted')
     with place.engine() as engine:
         assert engine.wait(pid, timeout=40).is_finished_ok
     assert place.runs() == place.submitted() == 1

@@ -27,9 +27,19 @@ class StopAt(BlockAt):
             self.release()
 
 
+class KillOnceSubmitted(KillAt):
+    """Counts from when the process is in the store: how many commits come before that depends on the machine."""
+
+    submitted = False
+
+    def hit(self, point: Any) -> None:
+        if self.submitted:
+            super().hit(point)
+
+
 def main() -> None:
     order = json.loads(sys.argv[1])
-    kinds = {'kill': KillAt, 'stop': StopAt, 'none': lambda *_: None}
+    kinds = {'kill': KillAt, 'kill-once-submitted': KillOnceSubmitted, 'stop': StopAt, 'none': lambda *_: None}
     faults = kinds[order['act']](*order['where'])
     computer = Computer.from_dict(order['computer'])
     with Engine(order['store'], faults=faults, lease=order.get('lease', 10.0)) as engine:
@@ -41,6 +51,8 @@ def main() -> None:
             metadata={'options': {'computer': computer}},
         )
         print('pid', node.pid, flush=True)
+        if isinstance(faults, KillOnceSubmitted):
+            faults.submitted = True
         if order.get('kill'):
             engine.kill(node)
         engine.wait(node, timeout=50)

@@ -91,9 +91,9 @@ class Place:
             [sys.executable, '-P', str(VICTIM), json.dumps(order)], stdout=subprocess.PIPE, text=True
         )
 
-    def kill_at(self, point: str, hit: int = 1, **more: Any) -> int:
+    def kill_at(self, point: str, hit: int = 1, *, act: str = 'kill', **more: Any) -> int:
         """Have an engine die there; returns the pid of its process."""
-        victim = self.start_victim('kill', point, hit, **more)
+        victim = self.start_victim(act, point, hit, **more)
         out, _ = victim.communicate(timeout=50)
         assert victim.returncode == -signal.SIGKILL, f'nothing has come to {point}: {out}'
         return int(out.split()[1]) if out else 1

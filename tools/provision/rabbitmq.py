@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -71,8 +72,9 @@ class RabbitMQ(Service):
         :returns: the value, as Erlang writes it.
         :raises ServiceError: the expression is wrong, or has raised.
         """
-        # Under a random name: two callers of one name keep each other out.
-        command: list[str | Path] = [self._program('erl_call'), '-r', '-sname', _NODE, '-e']
+        # Under a name of its own: two callers of one name keep each other out.
+        caller = f'caller-{uuid.uuid4().hex[:12]}'
+        command: list[str | Path] = [self._program('erl_call'), '-h', caller, '-sname', _NODE, '-e']
         answer = self._call(command, environment=self._erlang(), given=f'{expression}.\n').strip()
         if not answer.startswith('{ok, '):
             raise ServiceError(f'{expression}: {answer}')
