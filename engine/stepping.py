@@ -133,14 +133,18 @@ class Stepping:
         if self._is_stopping.is_set():
             self._answer(StepUnwound())
             return False
-        if not self._parts.membership.lease.is_valid:  # it has waited long for its permit
+        if self._has_lapsed():  # it has waited long for its permit
             self._answer(LeaseLapsed())
             return False
         try:
             if self._process is None or self._is_stale:
                 self._process = self._load()
+            self._process._read_ahead(self._host)
         except BaseException as error:  # such as SystemExit of a module that is imported
             self._cannot_load(error)
+            return False
+        if self._has_lapsed():  # the store was long away
+            self._answer(LeaseLapsed())
             return False
         visit = self._process._visit = self._visit = self._make_visit()
         dispatcher = self._parts.dispatcher
@@ -154,6 +158,9 @@ class Stepping:
             return False
         self._parts.faults.hit(FaultPoint.STEP_STARTED)
         return True
+
+    def _has_lapsed(self) -> bool:
+        return not self._parts.membership.lease.is_valid
 
     def _load(self) -> Process:
         row = self._row

@@ -25,7 +25,7 @@ from .machine import Ending
 
 if TYPE_CHECKING:
     from ..node import ProcessNode
-    from .visit import Visit
+    from .visit import Host, Visit
 
 __all__ = ['Process', 'StepResult']
 
@@ -274,6 +274,9 @@ class Process:
     def _starts_async(self) -> bool:
         """Whether the next step is known, without running user code, to be a coroutine function."""
         return inspect.iscoroutinefunction(self.run)
+
+    def _read_ahead(self, host: Host) -> None:
+        """Read what the next step needs from the store; it may be called again before the step is begun."""
 
     def _begin_step(self) -> StepResult | Awaitable[Any]:
         """Take the next step; a step written as a coroutine function is returned, to be awaited on a loop."""

@@ -20,7 +20,7 @@ from .machine import Ending
 from .process import Process, StepResult
 
 if TYPE_CHECKING:
-    from .visit import Visit
+    from .visit import Host
 
 __all__ = ['ToContext', 'WorkChain', 'append_', 'assign_']
 
@@ -64,6 +64,8 @@ class WorkChain(Process):
         self._position = 0
         self._after = 0
         self._awaited: list[tuple[str, int, bool]] = []
+        #: Of what is awaited, the nodes, from when the next step is about to begin.
+        self._read: dict[int, ProcessNode] = {}
         self._trial: dict[str, Any] | None = None
 
     @classmethod
@@ -167,9 +169,12 @@ class WorkChain(Process):
     def _test(self, condition: str) -> Any:
         return getattr(self, condition)()
 
+    def _read_ahead(self, host: Host) -> None:
+        if self._awaited:
+            self._read = {node.pid: node for node in host.nodes([pid for _, pid, _ in self._awaited])}
+
     def _fill_context(self) -> None:
-        visit: Visit = self._here()
-        nodes = {node.pid: node for node in visit.host.nodes([pid for _, pid, _ in self._awaited])}
+        nodes, self._read = self._read, {}
         for name, pid, append in self._awaited:
             _put(self.ctx, name, nodes[pid], append=append)
         self._awaited = []
