@@ -67,7 +67,7 @@ def compose(
     given: Mapping[str, Any],
     *,
     codec: Codec,
-    reader: Reader | None,
+    reader: Reader | None = None,
     pid: int,
     origin: int,
     nesting: int = 0,

@@ -131,6 +131,7 @@ class Waits:
                 self.wait_for(node, ended, remaining(deadline), 'wait()', 'await engine.wait_async()')
             finally:
                 self.forget(node, ended)
+            self._read(node._row)  # what is returned can be looked at though the store is away by then
         return nodes
 
     async def wait_async(self, process: Any) -> list[ProcessNode]:
@@ -144,6 +145,7 @@ class Waits:
                 await self.wait_for_async(node, ended)
             finally:
                 self.forget(node, ended)
+            await self._read_async(node._row)
         return nodes
 
     def wait_for(self, node: ProcessNode, ended: End, timeout: float | None, what: str, instead: str) -> None:

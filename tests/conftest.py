@@ -22,8 +22,11 @@ if 'PYTEST_XDIST_WORKER' in os.environ:
 SHARED = frozenset({'sshd', 'slurm'})
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have the tests of one file, and those of what is shared, run one after the other."""
+    """Have the tests of what is shared run one after the other, whether they name it or get it as a parameter."""
     for item in items:
-        is_shared = not SHARED.isdisjoint(getattr(item, 'fixturenames', ()))
-        item.add_marker(pytest.mark.xdist_group('shared' if is_shared else str(item.path)))
+        callspec = getattr(item, 'callspec', None)
+        parameters = () if callspec is None else [each for each in callspec.params.values() if isinstance(each, str)]
+        if not SHARED.isdisjoint((*getattr(item, 'fixturenames', ()), *parameters)):
+            item.add_marker(pytest.mark.xdist_group('shared'))

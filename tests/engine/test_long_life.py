@@ -419,7 +419,7 @@ def test_a_hint_of_work_waits_for_no_pause_after_a_search(make_engine: Callable[
     # Neither a search that took long nor the sweep lets it be found.
     claims_._search_may = claims_._sweep_due = time.monotonic() + 3600
     codec = engine.core.source.codec
-    record = compose(Quick, {}, codec=codec, pid=1000, origin=engine.core.engine_id)
+    record = compose(Quick, {}, codec=codec, reader=None, pid=1000, origin=engine.core.engine_id)
     write_once(engine.location, lambda transaction: apply(transaction, [Unit(create=(record,))]))
     claims_.hinted(work=True, changes=False)
     assert engine.wait(1000, PATIENCE).is_finished_ok

@@ -41,15 +41,6 @@ def place(request: pytest.FixtureRequest) -> Place:
     return found
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have the tests that come to Slurm by a parameter run one after the other, like those that name it."""
-    for item in items:
-        callspec = getattr(item, 'callspec', None)
-        if callspec is not None and callspec.params.get('place') == 'slurm':
-            item.add_marker(pytest.mark.xdist_group('shared'))
-
-
 @pytest.fixture
 def wait_until() -> Callable[..., None]:
     """Wait for something that another OS process does."""

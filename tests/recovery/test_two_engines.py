@@ -68,7 +68,7 @@ def test_an_engine_that_claims_all_helps_and_nothing_runs_twice(
 def test_two_engines_race_for_one_key(place: Any, scripts: Callable[[str], Any], different: bool) -> None:
     server = scripts('duel')
     for attempt in range(4):
-        round_ = dataclasses.replace(place, folder=place.folder / str(attempt))
+        round_ = dataclasses.replace(place, folder=place.folder / str(attempt), url='')
         round_.folder.mkdir()
         orders = _orders(round_, 2, role='key')
         running = [server.start(**order, x=number * different) for number, order in enumerate(orders)]
