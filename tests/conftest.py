@@ -18,8 +18,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if 'PYTEST_XDIST_WORKER' in os.environ:
     sys.modules['__main__'].__file__ = pytest.__file__
 
-#: What is shared by all tests that use it, such as the log of accepted logins: never by two at once.
-SHARED = frozenset({'sshd', 'slurm'})
+#: What all tests that use it share, by the names of fixtures and parameters: never used by two tests at once, since
+#: some count the logins of an ssh server, cancel what is in its queue, or cut all connections of a broker.
+SHARED = {'ssh': frozenset({'sshd', 'slurm', 'ssh', 'on_slurm'}), 'broker': frozenset({'broker', 'rabbit'})}
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
@@ -28,5 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         callspec = getattr(item, 'callspec', None)
         parameters = () if callspec is None else [each for each in callspec.params.values() if isinstance(each, str)]
-        if not SHARED.isdisjoint((*getattr(item, 'fixturenames', ()), *parameters)):
-            item.add_marker(pytest.mark.xdist_group('shared'))
+        names = {*getattr(item, 'fixturenames', ()), *parameters}
+        shared = [group for group, users in SHARED.items() if not users.isdisjoint(names)]
+        if shared:
+            item.add_marker(pytest.mark.xdist_group(shared[0]))
