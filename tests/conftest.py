@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import signal
 import sys
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -23,13 +28,22 @@ if 'PYTEST_XDIST_WORKER' in os.environ:
 SHARED = {'ssh': frozenset({'sshd', 'slurm', 'ssh', 'on_slurm'}), 'broker': frozenset({'broker', 'rabbit'})}
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have the tests of what is shared run one after the other, whether they name it or get it as a parameter."""
-    for item in items:
-        callspec = getattr(item, 'callspec', None)
-        parameters = () if callspec is None else [each for each in callspec.params.values() if isinstance(each, str)]
-        names = {*getattr(item, 'fixturenames', ()), *parameters}
-        shared = [group for group, users in SHARED.items() if not users.isdisjoint(names)]
-        if shared:
-            item.add_marker(pytest.mark.xdist_group(shared[0]))
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # around the time that a test has: waiting is no part of it
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Have the tests of what is shared run one after the other, in whichever OS process of pytest-xdist."""
+    callspec = getattr(item, 'callspec', None)
+    parameters = () if callspec is None else [each for each in callspec.params.values() if isinstance(each, str)]
+    names = {*getattr(item, 'fixturenames', ()), *parameters}
+    with contextlib.ExitStack() as stack:
+        if 'PYTEST_XDIST_TESTRUNUID' in os.environ:
+            for group, users in SHARED.items():
+                if not users.isdisjoint(names):
+                    stack.enter_context(_only_here(group, os.environ['PYTEST_XDIST_TESTRUNUID']))
+        return (yield)
+
+
+@contextlib.contextmanager
+def _only_here(group: str, run: str) -> Iterator[None]:
+    with open(Path(tempfile.gettempdir()) / f'treadle-tests-{run}-{group}.lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
