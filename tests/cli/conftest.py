@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from support import leaks
+
+no_leaked_threads = leaks.no_leaked_threads
+
 SCRIPT = """
 import dataclasses, enum, sys
 from pathlib import Path

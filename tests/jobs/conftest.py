@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from support import leaks
 from support.jobs import Place
 from treadle.engine import Computer
+
+no_leaked_threads = leaks.no_leaked_threads
 
 
 @pytest.fixture

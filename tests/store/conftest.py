@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 import store.rig
+from support import leaks
+
+no_leaked_threads = leaks.no_leaked_threads
 
 
 @pytest.fixture(scope='session')
@@ -18,7 +21,7 @@ def rigs() -> ModuleType:
 
 
 @pytest.fixture
-def rig(rigs: Any, store_url: str) -> Iterator[Any]:
+def rig(no_leaked_threads: None, rigs: Any, store_url: str) -> Iterator[Any]:
     """A store thread on a new store, once on each kind of database."""
     with rigs.Rig(store_url) as made:
         yield made

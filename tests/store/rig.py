@@ -92,13 +92,20 @@ class Rig:
     def __enter__(self) -> Self:
         self.store.start(20)
         self.reader = self.location.open_reader()
-        self.engine_id = self.do(lambda transaction: register_engine(transaction, engine_record()))
+        try:
+            self.engine_id = self.do(lambda transaction: register_engine(transaction, engine_record()))
+        except BaseException:
+            self._close()
+            raise
         self.store.engine_id = self.engine_id
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         self.store.stop(20)
         self.reader.close()
 
