@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,25 @@ exit $code
 """
 
 
+#: Of a job that takes more memory than it has asked for, until it is ended for that.
+GREEDY = '''import time
+taken = b'x' * 400_000_000
+time.sleep(300)
+'''
+
+
+def _cluster(sshd: Any, folder: Path) -> Computer:
+    return Computer(
+        'cluster',
+        transport='ssh',
+        hostname='treadle',
+        ssh_config=str(sshd.config_file),
+        work_directory=str(folder),
+        scheduler='slurm',
+        poll_interval=0.3,
+    )
+
+
 @pytest.fixture
 def slow(tmp_path: Path, slurm: Any, make_sshd: Any) -> tuple[Place, Any, Path]:
     """A place whose ``sbatch`` takes its time after its work, its ssh server, and what tells that the work is done."""
@@ -32,16 +52,7 @@ def slow(tmp_path: Path, slurm: Any, make_sshd: Any) -> tuple[Place, Any, Path]:
     program.chmod(0o755)
     environment = {**slurm.environment(), 'PATH': f'{programs}:/usr/local/bin:/usr/bin:/bin'}
     sshd = make_sshd(shell_environment=environment)
-    computer = Computer(
-        'cluster',
-        transport='ssh',
-        hostname='treadle',
-        ssh_config=str(sshd.config_file),
-        work_directory=str(tmp_path / 'work'),
-        scheduler='slurm',
-        poll_interval=0.3,
-    )
-    return Place(tmp_path, computer, slurm), sshd, taken
+    return Place(tmp_path, _cluster(sshd, tmp_path / 'work'), slurm), sshd, taken
 
 
 def _submit(engine: Engine, place: Place, command: str = '', **options: Any) -> Any:
@@ -93,6 +104,41 @@ def test_what_slurm_refuses_is_told(slurm_place: Any) -> None:
         engine.wait(node, timeout=50)
         assert node.exit_status == 130 and 'invalid partition' in node.exit_message.lower()
     assert slurm_place.submitted() == 0
+
+
+def test_a_job_that_takes_too_much_memory_is_told(slurm_place: Any) -> None:
+    with slurm_place.engine() as engine:
+        options = {'computer': slurm_place.computer, 'max_memory_kb': 100 * 1024}
+        node = engine.submit(ShellJob, command=sys.executable, arguments=['-c', GREEDY], options=options)
+        engine.wait(node, timeout=50)
+        assert (node.exit_status, node.exit_message) == (110, 'The job ran out of memory.')
+
+
+@pytest.mark.soak  # Slurm knows minutes only
+@pytest.mark.timeout(240)
+def test_a_job_that_takes_too_long_is_told(slurm_place: Any) -> None:
+    with slurm_place.engine() as engine:
+        node = _submit(engine, slurm_place, 'echo begun; sleep 300', max_wallclock_seconds=60)
+        engine.wait(node, timeout=200)
+        assert (node.exit_status, node.exit_message) == (120, 'The job ran out of walltime.')
+        assert node.outputs.stdout.read_bytes() == b'begun\n', 'what it has done until then is there'
+
+
+@pytest.mark.timeout(120)
+def test_a_node_that_fails_under_a_job_is_told(
+    tmp_path: Path, make_slurm: Any, make_sshd: Any, wait_until: Any
+) -> None:
+    slurm = make_slurm()
+    sshd = make_sshd(shell_environment=slurm.environment())
+    place = Place(tmp_path, _cluster(sshd, tmp_path / 'work'), slurm)
+    with place.engine() as engine:
+        node = _submit(engine, place, f'{place.command}; sleep 60')
+        wait_until(lambda: place.runs() == 1)
+        wait_until(lambda: engine.core.source.reader.job(node.pid).state == 'submitted')
+        slurm.run('scontrol', 'update', f'NodeName={slurm.node}', 'State=DOWN', 'Reason=power')
+        engine.wait(node, timeout=90)
+        assert (node.exit_status, node.exit_message) == (140, 'The node of the job failed: NODE_FAIL')
+    assert place.runs() == place.submitted() == 1
 
 
 @pytest.mark.parametrize('held', [True, False], ids=['queued', 'running'])

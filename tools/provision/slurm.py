@@ -20,7 +20,8 @@ _SETTINGS = {
     'TaskPlugin': 'task/none',
     'MpiDefault': 'none',
     'SelectType': 'select/cons_tres',
-    'SelectTypeParameters': 'CR_CPU',
+    'SelectTypeParameters': 'CR_CPU_Memory',
+    'DefMemPerNode': '1000',  # MB, of a job that asks for none
     'AccountingStorageType': 'accounting_storage/none',
     'JobCompType': 'jobcomp/filetxt',
     # a job that uses more memory than it has asked for is killed
@@ -38,7 +39,7 @@ _SETTINGS = {
 }
 
 _CPUS = 8
-_MEMORY = 4000  # MB
+_MEMORY = 1000 * _CPUS  # MB
 
 #: The longest path that a Unix socket can have.
 _LONGEST_SOCKET = 107
@@ -68,6 +69,11 @@ class Slurm(Service):
     def config_file(self) -> Path:
         """What ``SLURM_CONF`` names."""
         return self.folder / 'slurm.conf'
+
+    @property
+    def node(self) -> str:
+        """The name of the one node."""
+        return socket.gethostname().partition('.')[0]
 
     def run(self, *command: str | Path, given: str | None = None) -> str:
         """Run one of Slurm's commands; returns what it prints.
@@ -132,9 +138,8 @@ class Slurm(Service):
         self.config_file.write_text(self._config())
 
     def _config(self) -> str:
-        host = socket.gethostname().partition('.')[0]
         settings = {
-            'SlurmctldHost': f'{host}(127.0.0.1)',
+            'SlurmctldHost': f'{self.node}(127.0.0.1)',
             'SlurmctldPort': str(self.ports['slurmctld']),
             'SlurmdPort': str(self.ports['slurmd']),
             'SlurmUser': self.user,
@@ -148,8 +153,8 @@ class Slurm(Service):
             **_SETTINGS,
             **self.settings,
         }
-        node = f'NodeName={host} NodeAddr=127.0.0.1 CPUs={_CPUS} RealMemory={_MEMORY} State=UNKNOWN'
-        partition = f'PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP'
+        node = f'NodeName={self.node} NodeAddr=127.0.0.1 CPUs={_CPUS} RealMemory={_MEMORY} State=UNKNOWN'
+        partition = f'PartitionName=main Nodes={self.node} Default=YES MaxTime=INFINITE State=UP'
         return ''.join(f'{name}={value}\n' for name, value in settings.items()) + f'{node}\n{partition}\n'
 
     def _launch(self) -> None:
