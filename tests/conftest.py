@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import os
 import signal
 import sys
@@ -26,6 +27,15 @@ if 'PYTEST_XDIST_WORKER' in os.environ:
 #: What all tests that use it share, by the names of fixtures and parameters: never used by two tests at once, since
 #: some count the logins of an ssh server, cancel what is in its queue, or cut all connections of a broker.
 SHARED = {'ssh': frozenset({'sshd', 'slurm', 'ssh', 'on_slurm'}), 'broker': frozenset({'broker', 'rabbit'})}
+
+
+def pytest_collection_finish() -> None:
+    """Leave all that the imports and the collection have made out of the collections of garbage that tests ask for.
+
+    There are hundreds of thousands of objects by then, and most tests ask for one.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # around the time that a test has: waiting is no part of it

@@ -24,10 +24,10 @@ exit $code
 
 
 #: Of a job that takes more memory than it has asked for, until it is ended for that.
-GREEDY = '''import time
+GREEDY = """import time
 taken = b'x' * 400_000_000
 time.sleep(300)
-'''
+"""
 
 
 def _cluster(sshd: Any, folder: Path) -> Computer:

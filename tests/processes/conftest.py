@@ -16,15 +16,6 @@ quiet_asyncio = leaks.quiet_asyncio
 
 
 @pytest.fixture(scope='module', autouse=True)
-def quick_collections() -> Iterator[None]:
-    """The check after each test collects garbage; what is there before the first one need not be gone through."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-@pytest.fixture(scope='module', autouse=True)
 def no_leaked_threads() -> Iterator[None]:
     """Fail when the engines of a module leave threads behind; per module, since its tests share one engine."""
     before = set(threading.enumerate())
