@@ -195,11 +195,12 @@ def test_time_is_up(make):
 
 
 def test_in_time_the_watch_ends_with_the_job(make):
-    attempt = make('true', seconds=1000)
+    seconds = 100_000 + os.getpid()  # no other run of this test on the machine waits so long
+    attempt = make('true', seconds=seconds)
     attempt.submit()
     assert attempt.wait_ended().limit == ''
     deadline = time.monotonic() + 10
-    while subprocess.run(['pgrep', '-f', 'sleep 1000$'], capture_output=True).returncode == 0:
+    while subprocess.run(['pgrep', '-f', f'sleep {seconds}$'], capture_output=True).returncode == 0:
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
