@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -139,6 +142,28 @@ def test_a_node_that_fails_under_a_job_is_told(
         engine.wait(node, timeout=90)
         assert (node.exit_status, node.exit_message) == (140, 'The node of the job failed: NODE_FAIL')
     assert place.runs() == place.submitted() == 1
+
+
+#: A user's script, with the engine that nobody makes and nobody stops.
+SCRIPT = """
+import sys
+from treadle.engine import Computer, ShellJob, run
+computer = Computer.from_text(sys.argv[1])
+run(ShellJob, command='sh', arguments=['-c', sys.argv[2]], options={'computer': computer})
+"""
+
+
+def test_interrupted_a_script_cancels_its_job_before_it_ends(slurm_place: Any, wait_until: Any) -> None:
+    place = slurm_place
+    words = [sys.executable, '-W', 'error', '-c', SCRIPT, place.computer.to_text(), f'{place.command}; sleep 300']
+    environment = {**os.environ, 'TREADLE_STORE': place.store}
+    with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as script:
+        wait_until(lambda: place.runs() == 1, 40)
+        script.send_signal(signal.SIGINT)
+        _, stderr = script.communicate(timeout=30)
+    assert stderr.rstrip().endswith('KeyboardInterrupt') and 'broke' not in stderr
+    wait_until(lambda: place.running() == [])  # nobody else is there to cancel it
+    assert place.submitted() == 1
 
 
 @pytest.mark.parametrize('held', [True, False], ids=['queued', 'running'])
