@@ -76,6 +76,8 @@ class Desk:
         self._errands: Errands | None = None
         self._asked = asyncio.Event()
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        # The pids of the jobs that live here.
+        self._present: set[int] = set()
         self._poll: asyncio.Task[None] | None = None
         self._poll_due = 0.0
         # By pid: when something may be tried again, and after what pause.
@@ -173,6 +175,7 @@ class Desk:
             return taken, *views_of(transaction, computer.name), _defined(transaction, computer.name)
 
         taken, views, live, defined = await wait_on_loop(self._parts.store.call(look))
+        self._forget_all_but(errands, {view.pid for view in views})
         begun = set(taken)
         for view in views:
             if view.pid in begun:
@@ -189,6 +192,16 @@ class Desk:
         if finishing and not (self._answers(computer, now) and any(map(errands.may_run_on, killed))):
             self._finished.set()
         return self._next_round([] if finishing else views, now)
+
+    def _forget_all_but(self, errands: Errands, present: set[int]) -> None:
+        present |= self._tasks.keys()
+        gone = self._present - present
+        if gone:
+            errands.forget(gone)
+            for pid in gone:
+                self._pauses.pop(pid, None)
+                self._absent_since.pop(pid, None)
+        self._present = present
 
     async def _at_work(self) -> Errands:
         if self._errands is None:

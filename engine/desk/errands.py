@@ -11,7 +11,7 @@ import errno
 import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -78,14 +78,14 @@ class Errands:
         # Jobs of killed processes that a scheduler has taken upon itself to end.
         self._told: set[JobFence] = set()
 
-    def forget(self, pid: int) -> None:
-        """The job is this desk's no more."""
+    def forget(self, pids: Set[int]) -> None:
+        """These jobs, or these attempts of them, are this desk's no more."""
         for notes in (self._dead_since, self._unseen):
-            for fence in [fence for fence in notes if fence.pid == pid]:
+            for fence in [fence for fence in notes if fence.pid in pids]:
                 del notes[fence]
         for fences in (self._begun, self._told):
-            fences.difference_update([fence for fence in fences if fence.pid == pid])
-        self.watching.forget(pid)
+            fences.difference_update([fence for fence in fences if fence.pid in pids])
+        self.watching.forget(pids)
 
     def began(self, fence: JobFence) -> None:
         """An attempt was begun here."""
@@ -139,7 +139,7 @@ class Errands:
         """Begin the next attempt: it is certain that nothing of this one will do anything."""
         folder = await self.folder_giver()
         if await self._write(lambda transaction: renew_fenced(transaction, fence, folder)):
-            self.forget(fence.pid)
+            self.forget({fence.pid})
             self.began(msgspec.structs.replace(fence, attempt=fence.attempt + 1))
             self._hit(FaultPoint.JOB_BEGUN)
 

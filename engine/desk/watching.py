@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TransportError
@@ -32,16 +32,17 @@ class Watching:
 
     def __init__(self, parts: EngineParts) -> None:
         self._parts = parts
-        self._due: dict[tuple[int, str], float] = {}
+        # By pid and name of the monitor.
+        self._due: dict[int, dict[str, float]] = {}
 
-    def forget(self, pid: int) -> None:
-        """The job runs no more."""
-        for key in [key for key in self._due if key[0] == pid]:
-            del self._due[key]
+    def forget(self, pids: Iterable[int]) -> None:
+        """These jobs run no more."""
+        for pid in pids:
+            self._due.pop(pid, None)
 
     def next_due(self, pid: int) -> float:
         """When a monitor of the job is due, on the monotonic clock."""
-        return min((due for (owner, _), due in self._due.items() if owner == pid), default=0.0)
+        return min(self._due.get(pid, {}).values(), default=0.0)
 
     async def look(self, site: Site, view: JobView, monitors: list[Mapping[str, Any]]) -> Outcome | None:
         """Call the monitors that are due; what the first one says that wants the job to end.
@@ -51,11 +52,11 @@ class Watching:
         :raises TransportError: the computer cannot be reached.
         """
         now = time.monotonic()
+        due = self._due.setdefault(view.pid, {})
         for monitor in monitors:
-            key = (view.pid, monitor['name'])
-            if self._due.get(key, 0.0) > now:
+            if due.get(monitor['name'], 0.0) > now:
                 continue
-            self._due[key] = now + monitor['every']
+            due[monitor['name']] = now + monitor['every']
             outcome = await self._call(site, view, monitor)
             if outcome is not None:
                 return outcome

@@ -15,7 +15,6 @@ from pathlib import Path
 import paramiko
 from paramiko.hostkeys import HostKeyEntry, InvalidHostKey
 from paramiko.pkey import UnknownKeyType
-from paramiko.transport import _join_lingering_threads
 
 from ..deadlines import remaining
 from ..errors import (
@@ -34,7 +33,7 @@ LOGGER = logging.getLogger(__name__)
 
 # What was registered last is called first: paramiko would end all connections before an engine that stops at the
 # interpreter's exit has cancelled jobs over them. Its threads are daemons, and whoever opened connections closes them.
-atexit.unregister(_join_lingering_threads)
+atexit.unregister(paramiko.transport._join_lingering_threads)  # type: ignore[attr-defined]
 
 #: Bytes that a computer may send on one channel before we have taken them: a file on its way should never have to wait.
 WINDOW = 16 * 1024 * 1024

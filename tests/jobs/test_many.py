@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from support.jobs import HASTY
 from treadle.engine import Computer, Engine, ShellJob
+from treadle.engine.desk.desk import Desk
 from treadle.engine.transports import Backoff, ConnectionAuthority
 
 #: How many jobs, for how many seconds their computer is away, and how soon it is asked again; ``None``: as by default.
@@ -136,3 +138,16 @@ def test_many_jobs_on_one_connection(
         # One more, and one by which the server itself looks at its start whether it lets anyone in.
         assert sshd.accepted_logins() - before == 3
     assert sorted(map(int, effects.read_text().split())) == list(range(jobs))
+
+
+def test_a_desk_remembers_nothing_of_what_has_ended(direct_place: Any, wait_until: Callable[..., None]) -> None:
+    options = {'computer': direct_place.computer}
+    with direct_place.engine() as engine:
+        held = engine.submit(ShellJob, command='sleep', arguments=['300'], options=options)
+        engine.wait([engine.submit(ShellJob, command='true', options=options) for _ in range(3)], timeout=50)
+        (desk,) = [each for each in gc.get_objects() if isinstance(each, Desk) and each._parts is engine.core]
+        wait_until(lambda: desk._present == {held.pid})
+        errands = desk._errands
+        assert {fence.pid for fence in errands._begun} == {held.pid}
+        assert {*desk._pauses, *desk._absent_since} <= {held.pid}
+        engine.kill(held)

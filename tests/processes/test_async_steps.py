@@ -274,16 +274,20 @@ class TestCallsOfTheEngine:
         assert asyncio.run(host()) == ([{'y': x} for x in range(5)], 9)
 
     def test_a_host_that_gives_up_leaves_the_process_alone(self, engine: Engine):
-        go_on = threading.Event()
+        begun, go_on = threading.Event(), threading.Event()
 
         class Slow(Process):
             def run(self):
+                begun.set()
                 go_on.wait(20)
 
         async def host():
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.05):
-                    await engine.run_async(Slow)
+                async with asyncio.timeout(None) as limit:
+                    running = asyncio.ensure_future(engine.run_async(Slow))
+                    await asyncio.to_thread(begun.wait, 20)
+                    limit.reschedule(asyncio.get_running_loop().time())
+                    await running
 
         asyncio.run(host())
         go_on.set()
