@@ -267,7 +267,7 @@ def test_engines_that_wait_for_each_other_in_a_ring_both_get_through(one: Any, t
     futures = [one.store.call(lock(a.pid, b.pid)), two.store.call(lock(b.pid, a.pid))]
     for future in futures:
         future.result(PATIENCE)
-    assert len(attempts) == 3  # one of them was told to try again
+    assert len(attempts) > 2  # one of them was told to try again, on a busy machine perhaps more than once
 
 
 def test_a_claim_leaves_alone_what_another_is_claiming(one: Any, two: Any) -> None:
