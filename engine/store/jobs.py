@@ -141,14 +141,10 @@ def sql_of(dialect: Wording) -> _Sql:
 
 def begin_jobs(transaction: Transaction, jobs: Iterable[JobRecord]) -> None:
     """Jobs come into being, with the step that has prepared them; they are this engine's to look after."""
-    rows = [
-        msgspec.structs.asdict(
-            msgspec.structs.replace(job, owner=transaction.engine_id or None, changed_at=transaction.now)
-        )
-        for job in jobs
-    ]
-    if rows:
-        transaction.cursor.executemany(sql_of(transaction.sql.dialect).insert, rows)
+    sql = sql_of(transaction.sql.dialect)
+    for job in jobs:
+        mine = msgspec.structs.replace(job, owner=transaction.engine_id or None, changed_at=transaction.now)
+        transaction.cursor.execute(sql.insert, msgspec.structs.asdict(mine))
 
 
 def claim_jobs(transaction: Transaction, origins: Collection[int] | None) -> set[str]:
@@ -213,19 +209,12 @@ def renew_attempt(transaction: Transaction, pids: Collection[int], folder_of: Fo
         return []
     sql = sql_of(transaction.sql.dialect)
     rows = transaction.rows(sql.next_attempt, {'pids': transaction.as_set(pids)})
-    transaction.cursor.executemany(
-        sql.begin_attempt,
-        [
-            {
-                'pid': pid,
-                'epoch': epoch,
-                'attempt': attempt,
-                'folder': folder_of(pid, attempt + 1),
-                'at': transaction.now,
-            }
-            for pid, attempt, epoch in rows
-        ],
-    )
+    for pid, attempt, epoch in rows:
+        folder = folder_of(pid, attempt + 1)
+        transaction.cursor.execute(
+            sql.begin_attempt,
+            {'pid': pid, 'epoch': epoch, 'attempt': attempt, 'folder': folder, 'at': transaction.now},
+        )
     return [row[0] for row in rows]
 
 

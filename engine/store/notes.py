@@ -15,10 +15,7 @@ __all__ = ['keep_code', 'keep_log_of_killed', 'log_once', 'write_log']
 
 def write_log(transaction: Transaction, entries: Sequence[LogEntry]) -> None:
     """Add to the log streams that the entries name."""
-    if entries:
-        transaction.cursor.executemany(
-            transaction.sql.insert_log, [msgspec.structs.asdict(entry) for entry in entries]
-        )
+    transaction.run_each(transaction.sql.insert_log, [msgspec.structs.asdict(entry) for entry in entries])
 
 
 def log_once(transaction: Transaction, entry: LogEntry) -> None:
@@ -41,6 +38,6 @@ def keep_code(transaction: Transaction, texts: Mapping[str, str]) -> None:
 
     :param texts: by digest.
     """
-    transaction.cursor.executemany(
+    transaction.run_each(
         transaction.sql.insert_code, [{'digest': digest, 'text': text} for digest, text in texts.items()]
     )

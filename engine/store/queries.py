@@ -8,12 +8,15 @@ for a predicate that it can read.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from typing import Final, Protocol
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ..states import TERMINAL_STATES
 from .job_records import JobRecord
 from .records import EngineRecord, LogEntry, ProcessRecord, ProcessSummary
+
+if TYPE_CHECKING:
+    from .transaction import Cursor
 
 __all__ = ['LIVE_JOB', 'RUNNABLE', 'Queries', 'Wording']
 
@@ -40,6 +43,9 @@ class Wording(Protocol):
 
     def pids(self, pids: Iterable[int]) -> object:
         """A set of pids as the value of the parameter ``pids``."""
+
+    def run_each(self, cursor: Cursor, statement: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Run a statement that is made to be run for many rows, for these, which all have the same names."""
 
 
 class Queries:

@@ -49,6 +49,12 @@ class Dialect(Wording, Protocol):
     def insert(self, table: sa.Table) -> Any:
         """An insert that knows ``on_conflict_do_nothing``."""
 
+    def each(self, **types: sa.types.TypeEngine[Any]) -> Mapping[str, sa.ColumnElement[Any]]:
+        """The values of one row, by their names, in a statement for :meth:`run_each`."""
+
+    def insert_each(self, table: sa.Table, *names: str) -> Any:
+        """:meth:`insert`, of these columns, for :meth:`run_each`; it asks for no row back."""
+
 
 def _columns(table: sa.Table, record: type[msgspec.Struct], prefix: str = '') -> list[sa.Label[Any]]:
     return [table.c[field].label(prefix + field) for field in record.__struct_fields__]
@@ -117,29 +123,11 @@ class Statements(Queries):
             .returning(counter.c.next)
         )
         self.insert_process = text(
-            dialect.insert(process)
-            .inline()  # asks for no row back: from Python 3.12 on one that nobody takes keeps COMMIT from succeeding
-            .values(_values(dialect, *ProcessRecord.__struct_fields__))
-            .on_conflict_do_nothing(index_elements=[row.uuid])
-        )
-        self.advance = text(
-            sa.update(process)
-            .values(
-                **_values(dialect, 'state', 'visit', 'step', 'checkpoint', 'exit_status', 'exit_message', 'exception'),
-                outputs=sa.func.coalesce(given('outputs'), row.outputs),
-                # Set for a process that pauses itself, cleared for one that ends.
-                paused=row.paused.bitwise_or(given('pause_bits')).bitwise_and(given('pause_mask')),
-                owner=given('owner'),
-                crashes=0,
-                version=row.version + 1,
-                changed_at=given('changed_at'),
-            )
-            .where(
-                row.pid == given('fenced_pid'),
-                row.epoch == given('fenced_epoch'),
-                row.version == given('fenced_version'),
+            dialect.insert_each(process, *ProcessRecord.__struct_fields__).on_conflict_do_nothing(
+                index_elements=[row.uuid]
             )
         )
+        self.advance = text(self._advance(dialect))
         self.holder_of_key = text(
             sa.select(*_columns(process, ProcessRecord)).where(
                 row.key == given('key'), row.state.not_in(['killed', 'excepted'])
@@ -166,15 +154,46 @@ class Statements(Queries):
             )
         )
 
+    def _advance(self, dialect: Dialect) -> sa.Update:
+        row = process.c
+        set_to = [
+            'state', 'visit', 'step', 'checkpoint', 'exit_status', 'exit_message', 'exception', 'owner', 'changed_at',
+        ]  # fmt: skip
+        given = dialect.each(
+            **{name: row[name].type for name in [*set_to, 'outputs']},
+            pause_bits=row.paused.type,
+            pause_mask=row.paused.type,
+            fenced_pid=row.pid.type,
+            fenced_epoch=row.epoch.type,
+            fenced_version=row.version.type,
+        )
+        return (
+            sa.update(process)
+            .values(
+                **{name: given[name] for name in set_to},
+                outputs=sa.func.coalesce(given['outputs'], row.outputs),
+                # Set for a process that pauses itself, cleared for one that ends.
+                paused=row.paused.bitwise_or(given['pause_bits']).bitwise_and(given['pause_mask']),
+                crashes=0,
+                version=row.version + 1,
+            )
+            .where(
+                row.pid == given['fenced_pid'],
+                row.epoch == given['fenced_epoch'],
+                row.version == given['fenced_version'],
+            )
+        )
+
     def _awaiting(self, dialect: Dialect) -> None:
         row = process.c
         text, given = dialect.compile, dialect.parameter
+        pair = dialect.each(waiter=row.pid.type, awaited_pid=row.pid.type)
         self.insert_awaiting = text(
             dialect.insert(awaiting)
             .from_select(
                 ['waiter', 'awaited'],
-                sa.select(given('waiter'), row.pid).where(
-                    row.pid == given('awaited_pid'), row.state.not_in(sorted(TERMINAL_STATES))
+                sa.select(pair['waiter'], row.pid).where(
+                    row.pid == pair['awaited_pid'], row.state.not_in(sorted(TERMINAL_STATES))
                 ),
             )
             .on_conflict_do_nothing()
@@ -342,7 +361,7 @@ class Statements(Queries):
     def _notes(self, dialect: Dialect) -> None:
         row = process.c
         text, given = dialect.compile, dialect.parameter
-        self.insert_log = text(sa.insert(log).inline().values(_values(dialect, *LogEntry.__struct_fields__)))
+        self.insert_log = text(dialect.insert_each(log, *LogEntry.__struct_fields__))
         # Once for each time that the process comes to stand, however often it is looked at there.
         said_before = sa.select(log.c.id).where(
             log.c.pid == given('pid'),
@@ -357,10 +376,7 @@ class Statements(Queries):
             )
         )
         self.insert_code = text(
-            dialect.insert(code)
-            .inline()
-            .values(_values(dialect, 'digest', 'text'))
-            .on_conflict_do_nothing(index_elements=[code.c.digest])
+            dialect.insert_each(code, 'digest', 'text').on_conflict_do_nothing(index_elements=[code.c.digest])
         )
 
     def _tasks(self, dialect: Dialect) -> None:
@@ -375,4 +391,7 @@ class Statements(Queries):
         )
         self.point_task = text(sa.update(task).values(pid=given('pid')).where(this))
         self.owe_reply = text(sa.update(task).values(reply_to=given('reply_to')).where(this))
-        self.settle_task = text(sa.update(task).values(reply_to=None).where(this))
+        answered = dialect.each(correlation_id=row.correlation_id.type)
+        self.settle_task = text(
+            sa.update(task).values(reply_to=None).where(row.correlation_id == answered['correlation_id'])
+        )

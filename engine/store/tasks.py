@@ -50,6 +50,6 @@ def owe_reply(transaction: Transaction, reply: OwedReply) -> None:
 
 def settle(transaction: Transaction, correlation_ids: Sequence[str]) -> None:
     """The answers of these tasks are sent."""
-    transaction.cursor.executemany(
+    transaction.run_each(
         transaction.sql.settle_task, [{'correlation_id': each} for each in correlation_ids]
     )

@@ -11,7 +11,7 @@ committed; if it is rolled back, the object is thrown away with them.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import StoreRetired
@@ -95,6 +95,11 @@ class Transaction:
         """Run a statement that gives one row at most; that row, or ``None``."""
         rows = self.rows(statement, parameters)
         return rows[0] if rows else None
+
+    def run_each(self, statement: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Run a statement that is made for :meth:`Wording.run_each` for all these rows; none: nothing is run."""
+        if rows:
+            self.sql.dialect.run_each(self.cursor, statement, rows)
 
     def as_set(self, pids: Iterable[int]) -> object:
         """A set of pids as the value of a statement's parameter ``pids``."""

@@ -137,7 +137,7 @@ class _Wave:
                 else:
                     self._verdicts[index] = msgspec.structs.replace(verdict, attached=holder)
         if rows:
-            self._transaction.cursor.executemany(self._sql.insert_process, rows)
+            self._transaction.run_each(self._sql.insert_process, rows)
 
     def _holder_of_key(self, record: ProcessRecord) -> ProcessRecord | None:
         row = self._transaction.row(self._sql.holder_of_key, {'key': record.key})
@@ -194,7 +194,7 @@ class _Wave:
         if not self._moves:
             return
         changes = self._transaction.changes
-        self._transaction.cursor.executemany(self._sql.advance, [self._moved(*move) for move in self._moves])
+        self._transaction.run_each(self._sql.advance, [self._moved(*move) for move in self._moves])
         for fence, advance, unit in self._moves:
             if unit.emitted:
                 changes.append(
@@ -233,7 +233,7 @@ class _Wave:
         }
         if not waits:
             return
-        self._transaction.cursor.executemany(
+        self._transaction.run_each(
             self._sql.insert_awaiting,
             [{'waiter': pid, 'awaited_pid': awaited} for pid, pids in waits.items() for awaited in pids],
         )

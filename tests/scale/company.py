@@ -88,6 +88,7 @@ class Company:
         self._engine = engine
         self._slowness = slowness
         self._patience = patience
+        self._gave_up = False
         self._next = 0
         self._names = itertools.count(1)
         self._gates: list[int] = []
@@ -161,6 +162,7 @@ class Company:
         deadline = time.monotonic() + self._patience
         while not has_happened():
             assert time.monotonic() < deadline, f'it never came to it that {what}:\n{self.said[-8000:]}'
+            assert not self._gave_up, f'the test gave up before {what}'
             time.sleep(LOOK)
 
     # -- orders --------------------------------------------------------------------------------------------
@@ -243,6 +245,9 @@ class Company:
         thread.start()
         try:
             yield count
+        except BaseException:
+            self._gave_up = True
+            raise
         finally:
             over.set()
             thread.join(self._patience)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
 from treadle.engine.store.location import locate
+from treadle.engine.store.postgresql.database import PLANS
 
 _MANY = """
 INSERT INTO treadle.process (pid, uuid, class_name, state, inputs, origin, created_at, changed_at)
@@ -16,22 +18,39 @@ SELECT number, number::text, 'module:Class', 'finished', '{}', 1, 0, 0 FROM gene
 """
 
 
+_SOME = f'{{{",".join(str(pid) for pid in range(19001, 19101))}}}'
+_GIVEN = dict.fromkeys(('pids', 'ended', 'fenced_pid', 'fenced_epoch', 'fenced_version', 'awaited_pid'), _SOME)
+HOT = (
+    'lock_fences', 'lock', 'lock_claimable', 'claim', 'wake', 'advance', 'insert_awaiting', 'select_ended',
+)  # fmt: skip
+
+
 @pytest.fixture
-def many(postgres: str) -> str:
-    """A store with very many processes."""
+def connection(postgres: str) -> Iterator[psycopg.Connection]:
+    """A connection to an empty store."""
     locate(postgres).ensure_schema()
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(_MANY)
-    return postgres
+    with psycopg.connect(postgres, autocommit=True, options='-c search_path=treadle') as connection:
+        yield connection
 
 
-def test_no_statement_of_the_hot_path_reads_the_whole_table(many: str) -> None:
-    statements = locate(many).statements()
-    some = f'{{{",".join(str(pid) for pid in range(19001, 19101))}}}'
-    given = {'pids': some, 'ended': some, 'fenced_pid': 19001, 'fenced_epoch': 1, 'fenced_version': 1}
-    with psycopg.connect(many, autocommit=True, options='-c search_path=treadle') as connection:
-        for name in ('lock_fences', 'lock', 'lock_claimable', 'claim', 'wake', 'advance', 'select_ended'):
-            statement = getattr(statements, name)
-            named: dict[str, Any] = dict.fromkeys(re.findall(r'%\((\w+)\)s', statement))
-            plan = connection.execute(f'EXPLAIN {statement}', {**named, **given}).fetchall()
-            assert 'Seq Scan on process' not in str(plan), name
+@pytest.mark.parametrize('name', HOT)
+def test_planned_for_many_rows(connection: psycopg.Connection, postgres: str, name: str) -> None:
+    connection.execute(_MANY)
+    statement = getattr(locate(postgres).statements(), name)
+    named: dict[str, Any] = dict.fromkeys(re.findall(r'%\((\w+)\)s', statement))
+    plan = connection.execute(f'EXPLAIN {statement}', {**named, **_GIVEN}).fetchall()
+    assert 'Seq Scan on process' not in str(plan)
+
+
+@pytest.mark.parametrize('name', HOT)
+def test_planned_for_no_rows_and_kept(connection: psycopg.Connection, postgres: str, name: str) -> None:
+    for setting, value in {**PLANS, 'plan_cache_mode': 'force_generic_plan'}.items():
+        connection.execute(f'SET {setting} = {value}')
+    statement = getattr(locate(postgres).statements(), name)
+    names = list(dict.fromkeys(re.findall(r'%\((\w+)\)s', statement)))
+    for number, each in enumerate(names, 1):
+        statement = statement.replace(f'%({each})s', f'${number}')
+    connection.execute(f'PREPARE hot AS {statement}')
+    values = ', '.join(f"'{_GIVEN[each]}'" if each in _GIVEN else 'NULL' for each in names)
+    plan = connection.execute(f'EXPLAIN EXECUTE hot({values})').fetchall()
+    assert 'Seq Scan on process' not in str(plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -19,13 +20,15 @@ import pytest
 from support.proxy import Proxy
 from treadle.engine.errors import StoreError, StoreReadOnly, StoreUnavailable, UnsupportedStore
 from treadle.engine.store.control import write_once
+from treadle.engine.store.engines import declare_dead
 from treadle.engine.store.location import locate
 from treadle.engine.store.migrations import HEAD
 from treadle.engine.store.postgresql import database
 from treadle.engine.store.postgresql.connection import connect
 from treadle.engine.store.postgresql.server import parse_url
 from treadle.engine.store.postgresql.snapshot import Snapshot
-from treadle.engine.store.records import Held, Unit
+from treadle.engine.store.postgresql.wording import PostgresqlWording
+from treadle.engine.store.records import Held, Lost, Unit
 
 PATIENCE = 60.0
 
@@ -266,6 +269,34 @@ def test_a_writer_that_stands_still_in_a_transaction_holds_its_rows_for_a_share_
             other.kill()
             other.communicate()
         assert rig.row(fence.pid).visit == 1
+
+
+@pytest.mark.parametrize('written', [1, 2], ids=['the new rows', 'the moves'])
+def test_a_writer_that_is_cut_off_in_a_batch_holds_its_rows_for_a_share_of_its_lease(
+    rigs: Any, postgres_store: str, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    run_each, cut, calls = PostgresqlWording.run_each, threading.Event(), itertools.count(1)
+
+    def then_cut(*arguments: Any) -> None:
+        run_each(*arguments)
+        if threading.current_thread().name == one.store.name and next(calls) == written:
+            proxy.cut()
+            cut.set()
+
+    with (
+        Proxy.of(postgres_store) as proxy,
+        rigs.Rig(proxy.through(postgres_store), lease=1.0, name='cut off') as one,
+        rigs.Rig(postgres_store) as two,
+    ):
+        fence = one.running()
+        monkeypatch.setattr(PostgresqlWording, 'run_each', then_cut)
+        unit = one.store.commit(rigs.proceed(fence, create=(one.record(), one.record())))
+        assert cut.wait(PATIENCE)
+        assert two.do(lambda transaction: declare_dead(transaction, one.engine_id, seen=None, max_crashes=5)) == []
+        assert two.row(fence.pid).owner is None
+        proxy.heal()
+        assert isinstance(unit.result(PATIENCE), Lost)
+        assert two.reader.counts() == [('running', False, 1)], 'nothing of the batch is in'
 
 
 def test_a_server_that_is_restarted_under_load_loses_and_doubles_nothing(make_postgres: Any, rigs: Any) -> None:

@@ -224,10 +224,10 @@ def test_a_key_is_free_when_whoever_was_first_is_rolled_back(
     one: Any, two: Any, looking: Callable[[], None]
 ) -> None:
     first, second = (rig.record(key='k', fingerprint='f') for rig in (one, two))
-    insert = one.location.statements().insert_process
+    statements = one.location.statements()
     with connect(one.location.server) as other:
         other.execute('BEGIN')
-        other.execute(insert, msgspec.structs.asdict(first))
+        statements.dialect.run_each(other.cursor(), statements.insert_process, [msgspec.structs.asdict(first)])
         later = two.store.commit(Unit(create=(second,)))
         looking()
         other.execute('ROLLBACK')

@@ -28,7 +28,7 @@ from .revision import check_schema, ensure_schema
 from .server import Server
 from .snapshot import Snapshot
 
-__all__ = ['PostgresqlDatabase']
+__all__ = ['PLANS', 'PostgresqlDatabase']
 
 LOGGER = logging.getLogger(__name__)
 
@@ -38,6 +38,10 @@ LOOK: Final = 0.1
 STALL_SHARE, STALL_LEAST = 0.25, 1.0
 #: Seconds to wait for a row that another holds, and for a statement.
 LOCK_PATIENCE, STATEMENT_PATIENCE = 10.0, 60.0
+#: A plan is made once and kept. One that was made while there were few rows would read the whole table for each batch
+#: until the next ANALYZE, so it is to use indexes from the beginning. Plans that have no choice would seem costly
+#: enough for the just-in-time compiler.
+PLANS: Final = {'enable_seqscan': 'off', 'jit': 'off'}
 # Seconds between two attempts to learn what became of a commit: at first, and at most.
 _PAUSE_FIRST, _PAUSE_MOST = 0.02, 2.0
 
@@ -90,6 +94,7 @@ class PostgresqlDatabase:
             idle_in_transaction_session_timeout=stall,
             lock_timeout=locks,
             statement_timeout=statements,
+            **PLANS,
             # The server, too, notices a peer that is gone without a word.
             tcp_keepalives_idle='5',
             tcp_keepalives_interval='2',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -43,3 +44,17 @@ class PostgresqlDialect(PostgresqlWording):
     def insert(self, table: sa.Table) -> Any:
         """PostgreSQL's own insert."""
         return postgresql.insert(table)
+
+    def each(self, **types: sa.types.TypeEngine[Any]) -> Mapping[str, sa.ColumnElement[Any]]:
+        """The columns of ``unnest(%(a)s::BIGINT[], %(b)s::TEXT[]) AS given(a, b)``."""
+        arrays = (
+            sa.literal_column(f'{self.named(name)}::{kind.compile(dialect=self._dialect)}[]')
+            for name, kind in types.items()
+        )
+        given = sa.func.unnest(*arrays).table_valued(*types).render_derived(name='given')
+        return {name: given.c[name] for name in types}
+
+    def insert_each(self, table: sa.Table, *names: str) -> Any:
+        """``INSERT ... SELECT a, b FROM unnest(...)``."""
+        given = self.each(**{name: table.c[name].type for name in names})
+        return self.insert(table).from_select(names, sa.select(*given.values()))

@@ -21,7 +21,7 @@ _CONFLICTS: Final = (
     errors.QueryCanceled,
     errors.ReadOnlySqlTransaction,  # the other server of the two is about to become the first
 )
-#: States in which a server is there and takes nobody, for a while.
+#: States in which a server is there and takes nobody, for a while, or has ended this session.
 _AWAY: Final = (
     errors.AdminShutdown,
     errors.CrashShutdown,
@@ -45,10 +45,10 @@ _KEYS: Final = 'process_key'
 
 def is_lost(error: BaseException) -> bool:
     """Whether the connection, or the server, is away, and may be back a moment later."""
-    if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
-        return False
     if isinstance(error, _AWAY):
         return True
+    if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return False
     state = error.sqlstate
     if state is not None:
         return state.startswith('08')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -43,3 +44,12 @@ class SqliteDialect(SqliteWording):
     def insert(self, table: sa.Table) -> Any:
         """SQLite's own insert."""
         return sqlite.insert(table)
+
+    def each(self, **types: sa.types.TypeEngine[Any]) -> Mapping[str, sa.ColumnElement[Any]]:
+        """Parameters."""
+        return {name: self.parameter(name) for name in types}
+
+    def insert_each(self, table: sa.Table, *names: str) -> Any:
+        """``INSERT ... VALUES (:a, :b)``."""
+        # It asks for no row back: from Python 3.12 on one that nobody takes keeps COMMIT from succeeding.
+        return self.insert(table).inline().values({name: self.parameter(name) for name in names})

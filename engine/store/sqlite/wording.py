@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+if TYPE_CHECKING:
+    from ..transaction import Cursor
 
 __all__ = ['SqliteWording']
 
@@ -23,3 +27,7 @@ class SqliteWording:
     def pids(self, pids: Iterable[int]) -> str:
         """The pids as a JSON array."""
         return msgspec.json.encode(list(pids)).decode()
+
+    def run_each(self, cursor: Cursor, statement: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """One after the other."""
+        cursor.executemany(statement, rows)
