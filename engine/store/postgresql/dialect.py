@@ -47,10 +47,10 @@ class PostgresqlDialect(PostgresqlWording):
 
     def each(self, **types: sa.types.TypeEngine[Any]) -> Mapping[str, sa.ColumnElement[Any]]:
         """The columns of ``unnest(%(a)s::BIGINT[], %(b)s::TEXT[]) AS given(a, b)``."""
-        arrays = (
+        arrays: list[sa.ColumnElement[Any]] = [
             sa.literal_column(f'{self.named(name)}::{kind.compile(dialect=self._dialect)}[]')
             for name, kind in types.items()
-        )
+        ]
         given = sa.func.unnest(*arrays).table_valued(*types).render_derived(name='given')
         return {name: given.c[name] for name in types}
 
