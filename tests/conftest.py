@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import gc
 import os
 import signal
 import sys
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -24,9 +23,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if 'PYTEST_XDIST_WORKER' in os.environ:
     sys.modules['__main__'].__file__ = pytest.__file__
 
-#: What all tests that use it share, by the names of fixtures and parameters: never used by two tests at once, since
-#: some count the logins of an ssh server, cancel what is in its queue, or cut all connections of a broker.
-SHARED = {'ssh': frozenset({'sshd', 'slurm', 'ssh', 'on_slurm'}), 'broker': frozenset({'broker', 'rabbit'})}
+#: What is never used by two tests at once, by the names of fixtures and parameters that lead to it: some tests count
+#: the logins of the ssh server or cancel all that is in its queue.
+SHARED = frozenset({'sshd', 'slurm', 'ssh', 'on_slurm'})
 
 
 def pytest_collection_finish() -> None:
@@ -44,16 +43,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     callspec = getattr(item, 'callspec', None)
     parameters = () if callspec is None else [each for each in callspec.params.values() if isinstance(each, str)]
     names = {*getattr(item, 'fixturenames', ()), *parameters}
-    with contextlib.ExitStack() as stack:
-        if 'PYTEST_XDIST_TESTRUNUID' in os.environ:
-            for group, users in SHARED.items():
-                if not users.isdisjoint(names):
-                    stack.enter_context(_only_here(group, os.environ['PYTEST_XDIST_TESTRUNUID']))
+    run = os.environ.get('PYTEST_XDIST_TESTRUNUID')
+    if run is None or SHARED.isdisjoint(names):
         return (yield)
-
-
-@contextlib.contextmanager
-def _only_here(group: str, run: str) -> Iterator[None]:
-    with open(Path(tempfile.gettempdir()) / f'treadle-tests-{run}-{group}.lock', 'w') as lock:
+    with open(Path(tempfile.gettempdir()) / f'treadle-tests-{run}.lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        return (yield)

@@ -91,14 +91,12 @@ class TestOnce:
         assert second.wait(node.pid, PATIENCE).outputs.y == 1
         assert first.query(process_label='Echo') == [node]
 
-    def test_one_that_is_cut_off_before_it_is_acknowledged(self, raw, make_worker, services):
+    def test_one_that_is_cut_off_before_it_is_acknowledged(self, raw, make_worker, broker, services):
         with BlockAt(FaultPoint.SUBMIT_POSTED) as block:
             worker = make_worker(faults=block)
             raw.task(body(launch_body(ECHO, {'x': 1}, nowait=False)), correlation_id='cut', reply_to='answers')
             block.wait_reached()
-            services.shared('rabbitmq').evaluate(
-                '[rabbit_networking:close_connection(Pid, "cut") || Pid <- rabbit_networking:connections()]'
-            )
+            services.shared('rabbitmq').close_connections(broker.rpartition('/')[2])
             waited = threading.Event()
             while not worker.communicator.link.lifeline.losses:
                 waited.wait(0.01)

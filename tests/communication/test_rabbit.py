@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
@@ -49,14 +50,9 @@ def raw(broker):
 
 
 @pytest.fixture
-def cut(services):
-    """Closes all connections to the broker, as an administrator may."""
-    rabbitmq = services.shared('rabbitmq')
-
-    def cut():
-        rabbitmq.evaluate('[rabbit_networking:close_connection(Pid, "cut") || Pid <- rabbit_networking:connections()]')
-
-    return cut
+def cut(services, broker):
+    """Closes all connections, as an administrator may."""
+    return functools.partial(services.shared('rabbitmq').close_connections, broker.rpartition('/')[2])
 
 
 def answer(future):

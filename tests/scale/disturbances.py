@@ -17,7 +17,6 @@ from scale.messages import Doubler
 
 #: How often connections are closed before queues are purged.
 CLOSED = 0.02
-_CLOSE = '[rabbit_networking:close_connection(Each, "purged") || Each <- rabbit_networking:connections()]'
 
 
 class WorkerKilled(Disturbance):
@@ -111,6 +110,7 @@ class QueuesPurged(Disturbance):
     def __init__(self, broker: Any, vhost: str) -> None:
         self.purged = 0
         self._broker = broker
+        self._vhost = vhost
         queues = f'rabbit_amqqueue:list(<<"{vhost}">>)'
         # One that is gone by then cannot be purged.
         self._purge = f'lists:sum([N || Q <- {queues}, {{ok, N}} <- [catch rabbit_amqqueue:purge(Q)]])'
@@ -120,7 +120,7 @@ class QueuesPurged(Disturbance):
         with contextlib.suppress(ServiceError):  # a broker of a busy machine may not answer in time
             self.purged += int(self._broker.evaluate(self._purge))
             if rng.random() < CLOSED:
-                self._broker.evaluate(_CLOSE)
+                self._broker.close_connections(self._vhost)
 
 
 class MessagesDoubled(Disturbance):

@@ -66,6 +66,12 @@ class RabbitMQ(Service):
         """Remove a virtual host with all that is in it, and end the connections to it."""
         self.evaluate(f'ok = rabbit_vhost:delete(<<"{name}">>, <<"tests">>)')
 
+    def close_connections(self, vhost: str) -> None:
+        """End the connections to a virtual host, as an administrator may."""
+        of_vhost = f'(catch rabbit_networking:connection_info(Each, [vhost])) =:= [{{vhost, <<"{vhost}">>}}]'
+        each = f'Each <- rabbit_networking:connections(), {of_vhost}'
+        self.evaluate(f'[rabbit_networking:close_connection(Each, "closed") || {each}]')
+
     def evaluate(self, expression: str) -> str:
         """Evaluate an Erlang expression in the broker, in a hundredth of the time that ``rabbitmqctl`` takes.
 
