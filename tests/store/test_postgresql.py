@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -238,24 +239,36 @@ def test_a_commit_that_never_arrived_is_made_again(rigs: Any, postgres_store: st
         assert (rig.row(fence.pid).visit, rig.row(fence.pid).version) == (1, 1)
 
 
+#: Locks all processes, and says so; then does more, and waits for a word before it writes.
+HOLDER = """
+import sys
+from treadle.engine.store.location import locate
+database = locate(sys.argv[1]).make_database(name='stands', lease=1.0)
+database.connect()
+cursor = database.begin()
+cursor.execute('SELECT FROM process FOR UPDATE')
+print('holds', flush=True)
+if len(sys.argv) > 2:
+    cursor.execute(sys.argv[2])
+sys.stdin.readline()
+cursor.execute('UPDATE process SET visit = 99')
+"""
+#: Much that is to be read, for longer than this machine's buffers and the other one's can take.
+MUCH = "SELECT repeat('x', 1000), pg_sleep(0.00001) FROM generate_series(1, 1000000)"
+
+
+@pytest.mark.parametrize(
+    ('more', 'end'),
+    [([], 'idle-in-transaction timeout'), ([MUCH], 'server closed the connection|Connection timed out|reset by peer')],
+    ids=['between statements', 'while it reads'],
+)
 def test_a_writer_that_stands_still_in_a_transaction_holds_its_rows_for_a_share_of_its_lease(
-    rigs: Any, postgres_store: str
+    rigs: Any, postgres_store: str, more: list[str], end: str
 ) -> None:
-    program = (
-        'import sys\n'
-        'from treadle.engine.store.location import locate\n'
-        "database = locate(sys.argv[1]).make_database(name='stands', lease=1.0)\n"
-        'database.connect()\n'
-        'cursor = database.begin()\n'
-        "cursor.execute('SELECT FROM process FOR UPDATE')\n"
-        "print('holds', flush=True)\n"
-        'sys.stdin.readline()\n'
-        "cursor.execute('UPDATE process SET visit = 99')\n"
-    )
     with rigs.Rig(postgres_store) as rig:
         fence = rig.running()
         other = subprocess.Popen(
-            [sys.executable, '-P', '-c', program, postgres_store],
+            [sys.executable, '-P', '-c', HOLDER, postgres_store, *more],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         try:
@@ -264,7 +277,7 @@ def test_a_writer_that_stands_still_in_a_transaction_holds_its_rows_for_a_share_
             assert isinstance(rig.commit(rigs.proceed(fence)), Held)
             os.kill(other.pid, signal.SIGCONT)
             _, err = other.communicate('\n', timeout=PATIENCE)
-            assert 'idle-in-transaction timeout' in err
+            assert re.search(end, err), err
         finally:
             other.kill()
             other.communicate()

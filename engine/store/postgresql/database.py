@@ -95,7 +95,8 @@ class PostgresqlDatabase:
             lock_timeout=locks,
             statement_timeout=statements,
             **PLANS,
-            # The server, too, notices a peer that is gone without a word.
+            # The server, too, notices a peer that is gone without a word, or takes no more of what it is told.
+            tcp_user_timeout=f'{round(4000 * self._stall)}ms',
             tcp_keepalives_idle='5',
             tcp_keepalives_interval='2',
             tcp_keepalives_count='3',
