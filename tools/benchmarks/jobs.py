@@ -69,6 +69,8 @@ class Rates:
         self._sshd = sshd
         self._folder = folder
         self._jobs = jobs
+        # One by one takes longer, and as long for each, however many there are.
+        self._bare_jobs = max(1, jobs // 10)
         self._rounds = rounds
 
     def measure(self) -> list[Row]:
@@ -82,8 +84,8 @@ class Rates:
                 asyncio.run(_run_many(engine, computer, range(self._jobs)))
                 treadle.append(self._jobs / (time.perf_counter() - began))
                 began = time.perf_counter()
-                _run_bare(commands, self._folder / f'bare-{turn}', self._jobs)
-                bare.append(self._jobs / (time.perf_counter() - began))
+                _run_bare(commands, self._folder / f'bare-{turn}', self._bare_jobs)
+                bare.append(self._bare_jobs / (time.perf_counter() - began))
             if self._sshd.accepted_logins() != logins:
                 raise SystemExit('an engine has logged in more than once')
         where = 'over ssh' if self._transport == 'ssh' else 'on this machine'
