@@ -41,6 +41,7 @@ from ..store.jobs import note_computer, note_job, select_computer, store_number,
 from ..store.transaction import Transaction
 from .endings import is_active, judge_end, wants_detail
 from .errands import Errands, fence_of
+from .exits import Exits
 from .site import Borrow, Site
 from .timing import Timing
 
@@ -80,6 +81,8 @@ class Desk:
         self._present: set[int] = set()
         self._poll: asyncio.Task[None] | None = None
         self._poll_due = 0.0
+        self._is_news = False
+        self._exits = Exits(self._poll_soon)
         # By pid: when something may be tried again, and after what pause.
         self._pauses: dict[int, tuple[float, float]] = {}
         self._absent_since: dict[int, float] = {}
@@ -123,6 +126,7 @@ class Desk:
                         await self._asked.wait()
         finally:
             self._finished.set()
+            self._exits.close()
             await self._wind_up()
 
     async def _wind_up(self) -> None:
@@ -198,6 +202,7 @@ class Desk:
         gone = self._present - present
         if gone:
             errands.forget(gone)
+            self._exits.forget(gone)
             for pid in gone:
                 self._pauses.pop(pid, None)
                 self._absent_since.pop(pid, None)
@@ -276,6 +281,7 @@ class Desk:
                 for view in views
                 if view.state == JobState.SUBMITTED and view.process_state not in TERMINAL_STATES
             ]
+            self._watch_exits(watched)
             if watched and self._poll is None:
                 if now >= self._poll_due:
                     self._poll = asyncio.create_task(self._look_at(watched), name=f'poll of {self.name}')
@@ -283,6 +289,12 @@ class Desk:
                 else:
                     due.append(self._poll_due)
         return max(0.01, min(due) - now) if min(due) > now else ROUND
+
+    def _watch_exits(self, views: list[JobView]) -> None:
+        if self._errands is not None and self._errands.site.computer.has_plain_processes_here:
+            for view in views:
+                if view.job_id is not None:
+                    self._exits.watch(view.pid, int(view.job_id))
 
     # -- the outcome of errands ----------------------------------------------------------------------------
 
@@ -322,6 +334,12 @@ class Desk:
 
     # -- asking the scheduler ------------------------------------------------------------------------------
 
+    def _poll_soon(self) -> None:
+        # What is being asked for just now may have been said before.
+        self._is_news = True
+        self._poll_due = 0.0
+        self.ask()
+
     def _is_polled(self, task: asyncio.Task[None]) -> None:
         self._poll = None
         self.ask()
@@ -329,6 +347,7 @@ class Desk:
     async def _look_at(self, views: list[JobView]) -> None:
         """Ask the scheduler once for all jobs, and look where it does not show them as waiting or running."""
         errands = await self._at_work()
+        self._is_news = False
         try:
             listing = await errands.site.listing([view.job_id for view in views if view.job_id])
             await self._take_note(errands, views, listing)
@@ -343,7 +362,8 @@ class Desk:
         except StoreError as error:
             LOGGER.error('the jobs on %s wait for the store: %s', self.name, error)
         finally:
-            self._poll_due = time.monotonic() + errands.site.computer.seconds_between_polls
+            pause = 0.0 if self._is_news else errands.site.computer.seconds_between_polls
+            self._poll_due = time.monotonic() + pause
 
     async def _take_note(self, errands: Errands, views: list[JobView], listing: Listing) -> None:
         missed, writes = [], list[Callable[[], Coroutine[Any, Any, None]]]()

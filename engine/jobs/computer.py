@@ -115,12 +115,17 @@ class Computer:
         """How often its scheduler is asked: as ``poll_interval`` says, else 0.5 s here and 10 s elsewhere."""
         if self.poll_interval is not None:
             return self.poll_interval
-        return 0.5 if self.transport == 'local' and self.scheduler == 'direct' else 10.0
+        return 0.5 if self.has_plain_processes_here else 10.0
+
+    @property
+    def has_plain_processes_here(self) -> bool:
+        """Whether its jobs are processes of this machine, with nothing between us and them."""
+        return self.transport == 'local' and self.scheduler == 'direct'
 
     @property
     def max_jobs_of_host(self) -> int | None:
         """How many jobs may be in the hands of one host's engines: its cores, where nothing else holds jobs back."""
-        return _CORES if self.max_jobs is None and self.transport == 'local' and self.scheduler == 'direct' else None
+        return _CORES if self.max_jobs is None and self.has_plain_processes_here else None
 
     @property
     def connection(self) -> ConnectionSpec:
