@@ -143,12 +143,14 @@ if ! ln -s "$me" .treadle/started 2>/dev/null && [ "$(readlink .treadle/started)
     [ -n "$(readlink .treadle/started)" ] || { echo 'treadle: the work directory cannot be written' >&2; exit 71; }
     exit 0
 fi
-%(limits)s# A signal that ends the commands must not end this shell before it has said how they ended.
+%(limits)s# Room for how they ended, which is written over it: they may leave none on the disk.
+printf '%%40s\n' '' >.treadle/ended.new
+# A signal that ends the commands must not end this shell before it has said how they ended.
 trap : HUP INT TERM USR1 USR2 XCPU
 ( . ./.treadle/commands.sh )
 code=$?
 %(after)send="$code ${EPOCHSECONDS:-$(date +%%s)}"
-printf '%%s\n' "$end" >.treadle/ended.new && mv .treadle/ended.new .treadle/ended
+printf '%%s\n' "$end" 1<>.treadle/ended.new && mv .treadle/ended.new .treadle/ended
 exit "$code"
 """
 
