@@ -7,12 +7,13 @@ business, see :mod:`~treadle.engine.jobs.protocol`.
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TypeAlias
 
-from ..errors import ConnectionLost
+from ..errors import ConnectionLost, FileTooLarge
 from ..jobs import scripts
 from ..jobs.computer import Computer
 from ..jobs.protocol import Findings
@@ -151,6 +152,7 @@ class Site:
         """Copy the files that patterns stand for into a local folder; returns the patterns that stand for nothing.
 
         :raises OSError: the computer does not give them, and says why.
+        :raises FileTooLarge: there is no room for them here.
         """
         found = await self._run(scripts.find_names_argv(folder, patterns))
         if found.exit_code == 74:
@@ -160,8 +162,13 @@ class Site:
             raise ConnectionLost(f'{self.computer.name} did not say what is in {folder}: {found.message}')
         there, missing = names
         if there:
+            # They are here twice for a while: in the folder, and as contents of the store.
+            room = shutil.disk_usage(target).free // 2
             async with self._borrow() as transport:
-                await transport.get_tree(folder, target, names=there, follow_links=True)
+                try:
+                    await transport.get_tree(folder, target, names=there, follow_links=True, max_bytes=room)
+                except FileTooLarge as error:
+                    raise FileTooLarge(f'there is no room here for what is to be retrieved: {error}') from error
         return tuple(missing)
 
     async def _ask(self, argv: Sequence[str]) -> Reply:
