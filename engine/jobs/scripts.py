@@ -50,7 +50,8 @@ find_born $$
 """
 
 # What is in a folder: see `Findings`. The order of reading is the order in which things come to be, backwards: what is
-# read first may be missing though what is read later is there, never the other way round with a wrong conclusion.
+# read first may be missing though what is read later is there, never the other way round with a wrong conclusion. One
+# program reads both links, unless it is one that takes only one at a time.
 _LOOK: Final = r"""
 find_beyond() {
     beyond=unknown
@@ -73,9 +74,17 @@ first_line() {
     line=
     [ -e "$1" ] && { read -r line <"$1"; } 2>/dev/null
 }
-link_of() {
-    link=
-    [ -L "$1" ] && link=$(readlink "$1")
+read_links() {
+    started= ticket= there=
+    [ -L started ] && there=started
+    [ -L ticket ] && there="$there ticket"
+    [ -n "$there" ] || return 0
+    for name in $there; do
+        IFS= read -r line
+        case $name in started) started=$line ;; ticket) ticket=$line ;; esac
+    done <<END
+$(readlink $there 2>/dev/null || for name in $there; do readlink "$name"; done)
+END
 }
 lines() {
     while IFS= read -r line || [ -n "$line" ]; do printf '%s %s\n' "$1" "$line"; done
@@ -84,8 +93,7 @@ look() {
     printf '@folder %s\n' "$1"
     cd "$1/.treadle" 2>/dev/null || return 0
     first_line ended; ended=$line
-    link_of started; started=$link
-    link_of ticket; ticket=$link
+    read_links
     find_beyond "$ticket"; submitter=$beyond
     find_beyond "$started"; job=$beyond
     [ "$job" = dead ] && { first_line ended; ended=$line; }
@@ -99,7 +107,7 @@ look() {
     printf '@started %s\n@job %s\n' "$started" "$job"
     first_line limit && printf '@limit %s\n' "$line"
     printf '@ended %s\n' "$ended"
-    [ -n "$started" ] || { link_of started; printf '@started %s\n' "$link"; }
+    [ -n "$started" ] || { read_links; printf '@started %s\n' "$started"; }
 }
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -203,6 +204,18 @@ def test_in_time_the_watch_ends_with_the_job(make):
     while subprocess.run(['pgrep', '-f', f'sleep {seconds}$'], capture_output=True).returncode == 0:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_readlink_that_takes_one_name_at_a_time(make, tmp_path, monkeypatch):
+    program = tmp_path / 'bin' / 'readlink'
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\n[ $# = 1 ] || exit 1\nexec {shutil.which("readlink")} "$1"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv('PATH', f'{program.parent}:{os.environ["PATH"]}')
+    attempt = make('true')
+    attempt.submit()
+    found = attempt.wait_ended()
+    assert (found.ticket.kind, found.started.kind) == ('taken', 'job')
 
 
 def test_a_job_is_listed_and_cancelled(make):
