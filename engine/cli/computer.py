@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -138,7 +138,8 @@ def list_(as_json: bool, store: str | None) -> None:
     """List the computers, and how many jobs live there."""
     with open_store(store) as opened:
         known = known_computers(opened.reader)
-        rows = [_data(opened, each) for each in known.values()]
+        counts = opened.reader.job_counts()
+        rows = [_data(opened, each, counts) for each in known.values()]
     if as_json:
         write_json(rows)
         return
@@ -149,8 +150,8 @@ def list_(as_json: bool, store: str | None) -> None:
         click.echo(f'{row["name"]}: {row["scheduler"]} on {where}, {jobs}{trouble}')
 
 
-def _data(opened: OpenStore, each: Computer) -> dict[str, Any]:
-    jobs = {state: count for name, state, count in opened.reader.job_counts() if name == each.name}
+def _data(opened: OpenStore, each: Computer, counts: Sequence[tuple[str, str, int]]) -> dict[str, Any]:
+    jobs = {state: count for name, state, count in counts if name == each.name}
     return {
         **dataclasses.asdict(each),
         'jobs': dict(sorted(jobs.items())),
@@ -165,7 +166,7 @@ def _data(opened: OpenStore, each: Computer) -> dict[str, Any]:
 def show(name: str, as_json: bool, store: str | None) -> None:
     """Show how a computer is defined."""
     with open_store(store) as opened:
-        data = _data(opened, find_computer(opened.reader, name))
+        data = _data(opened, find_computer(opened.reader, name), opened.reader.job_counts())
     if as_json:
         write_json(data)
         return

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import Final
 
 from ...threads import LoopThread
-from ..errors import BrokerError, BrokerUnavailable, MessageNotSent
+from ..errors import BrokerError, BrokerRefused, BrokerUnavailable, MessageNotSent
 from .session import Session, SessionLost
 
 __all__ = ['Lifeline']
@@ -30,7 +30,7 @@ class Lifeline:
     :param where: the broker, as messages name it.
     :param open_session: opens one.
     :param set_up: called with each new one, to subscribe to what is subscribed to.
-    :param is_patient: whether to go on trying when the broker is not there at first; one that refuses us is an error.
+    :ivar is_patient: whether to go on trying when the broker is not there at first; one that refuses us is an error.
     :ivar connected: resolves when the first session is there, or is to be waited for; to the error, if there is to be
         none.
     """
@@ -41,15 +41,15 @@ class Lifeline:
         *,
         open_session: Callable[[], Awaitable[Session]],
         set_up: Callable[[Session], Awaitable[None]],
-        is_patient: bool = False,
     ) -> None:
         self._where = where
         self._open_session = open_session
         self._set_up = set_up
-        self.is_patient = is_patient
+        self.is_patient = False
         self._session: Session | None = None
         self._changed = asyncio.Event()
         self._is_away = False
+        self._refusal: str | None = None
         self.connected: Future[None] = Future()
         #: How often the connection was lost.
         self.losses = 0
@@ -110,15 +110,16 @@ class Lifeline:
                     await session.close()
                     raise
             except Exception as error:
+                reason = str(error) or type(error).__name__
                 if not isinstance(error, BrokerError):  # it was lost while it was set up
                     LOGGER.debug('%s: setting up failed: %r', self._where, error)
                 if not self.connected.done():
-                    known = error if isinstance(error, BrokerError) else BrokerUnavailable(f'{self._where}: {error}')
+                    known = error if isinstance(error, BrokerError) else BrokerUnavailable(f'{self._where}: {reason}')
                     if not (self.is_patient and isinstance(known, BrokerUnavailable)):
                         self.connected.set_exception(known)
                         return None
                     self.connected.set_result(None)
-                self._gone(str(error))
+                self._gone(reason, is_refusal=isinstance(error, BrokerRefused))
             else:
                 self._there(session)
                 return session
@@ -130,12 +131,16 @@ class Lifeline:
         self._changed.set()
         if not self.connected.done():
             self.connected.set_result(None)
+        self._refusal = None
         if self._is_away:
             self._is_away = False
             LOGGER.info('%s is back', self._where)
 
-    def _gone(self, reason: str) -> None:
-        if not self._is_away:
+    def _gone(self, reason: str, *, is_refusal: bool = False) -> None:
+        is_news = is_refusal and reason != self._refusal  # which waiting does not mend
+        if is_refusal:
+            self._refusal = reason
+        if not self._is_away or is_news:
             self._is_away = True
             LOGGER.warning(
                 '%s is away (%s); everything goes on by the store alone, and it is tried again until it is back',

@@ -29,6 +29,8 @@ class Replies:
     def __init__(self, threads: StepThreads) -> None:
         self._lock = threading.Lock()
         self._awaited: dict[str, Future[Any]] = {}
+        # Those whose sender has been told that the answer comes later; a task that is delivered again says so again.
+        self._pending: set[str] = set()
         self._strand: Strand[tuple[Future[Any], answers.Kind, Any]] = Strand(
             lambda item: _resolve(*item), threads, name='answers'
         )
@@ -47,23 +49,32 @@ class Replies:
     def fail(self, correlation_id: str, error: Exception) -> None:
         """No answer will come."""
         with self._lock:
-            future = self._awaited.pop(correlation_id, None)
+            future = self._pop(correlation_id)
         if future is not None:
             self._post(future, answers.Kind.FAILED, error)
 
     def forget(self, correlation_id: str) -> None:
         """The sender was told otherwise, and has no future."""
         with self._lock:
-            self._awaited.pop(correlation_id, None)
+            self._pop(correlation_id)
+
+    def _pop(self, correlation_id: str) -> Future[Any] | None:
+        # With the lock held.
+        self._pending.discard(correlation_id)
+        return self._awaited.pop(correlation_id, None)
 
     async def on_answer(self, channel: Channel, message: DeliveredMessage) -> None:
         """An answer has come."""
         correlation_id = message.header.properties.correlation_id or ''
         kind, said = answers.read(message.body)
         with self._lock:
-            future = self._awaited.pop(correlation_id, None)
-            if future is not None and kind is answers.Kind.PENDING:
+            if kind is not answers.Kind.PENDING:
+                future = self._pop(correlation_id)
+            elif correlation_id in self._pending:
+                future = None
+            elif (future := self._awaited.get(correlation_id)) is not None:
                 said = self._awaited[correlation_id] = Future()
+                self._pending.add(correlation_id)
         if future is None:
             LOGGER.debug('an answer came that nobody waits for, or once more')
         else:
@@ -75,6 +86,7 @@ class Replies:
         """Fail all that is left."""
         with self._lock:
             left, self._awaited = self._awaited, {}
+            self._pending.clear()
         for future in left.values():
             _resolve(future, answers.Kind.FAILED, error)
 

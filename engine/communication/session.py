@@ -389,7 +389,10 @@ _LONGEST_KEY: Final = 255
 def can_be_name(identifier: Hashable) -> bool:
     """Whether an RPC subscriber can be addressed by this on a broker."""
     key = named_rpc_key(identifier)
-    return len(key.encode('utf-8', 'replace')) <= _LONGEST_KEY and not {'*', '#'} & set(key)
+    try:
+        return len(key.encode()) <= _LONGEST_KEY and not {'*', '#'} & set(key)
+    except UnicodeEncodeError:  # half a surrogate pair, as names of files may hold
+        return False
 
 
 def named_rpc_key(name: Hashable) -> str:

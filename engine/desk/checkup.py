@@ -100,7 +100,7 @@ def _clock(transport: Transport) -> Finding:
 
 
 def _programs(computer: Computer, scheduler: Scheduler, transport: Transport) -> Finding:
-    needed = [*scheduler.programs, 'ln', 'mv', 'readlink', 'sed', 'uname']
+    needed = [*scheduler.programs, 'ln', 'mv', 'readlink', 'uname']
     script = 'for each; do command -v "$each" >/dev/null 2>&1 || printf "%s " "$each"; done'
     result = _run(transport, ['sh', '-c', script, 'treadle-test', *needed])
     missing = result.stdout.decode(errors='replace').split()

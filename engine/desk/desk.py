@@ -87,6 +87,8 @@ class Desk:
         self._pauses: dict[int, tuple[float, float]] = {}
         self._absent_since: dict[int, float] = {}
         self._failures = 0
+        # Why the computer was away may stand in the store, from an engine before.
+        self._is_noted = True
         self._reachable_from = 0.0
         self._probe: asyncio.Task[None] | None = None
         self._finishing = False
@@ -319,7 +321,6 @@ class Desk:
             self._pause(view.pid)
         else:
             self._pauses.pop(view.pid, None)
-            self._absent_since.pop(view.pid, None)
 
     def _pause(self, pid: int) -> None:
         before = self._pauses.get(pid, (0.0, self._timing.retry_first / 2))[1]
@@ -346,10 +347,13 @@ class Desk:
 
     async def _look_at(self, views: list[JobView]) -> None:
         """Ask the scheduler once for all jobs, and look where it does not show them as waiting or running."""
-        errands = await self._at_work()
         self._is_news = False
+        interval = ROUND
         try:
+            errands = await self._at_work()
+            interval = errands.site.computer.seconds_between_polls
             listing = await errands.site.listing([view.job_id for view in views if view.job_id])
+            self._answered()
             await self._take_note(errands, views, listing)
         except SchedulerReplyError as error:
             LOGGER.warning('%s: %s', self.name, error)
@@ -361,9 +365,11 @@ class Desk:
             self._is_away(error)
         except StoreError as error:
             LOGGER.error('the jobs on %s wait for the store: %s', self.name, error)
+        except Exception as error:
+            LOGGER.critical('the queue of %s cannot be asked for', self.name, exc_info=error)
+            self._note_computer(f'{type(error).__name__}: {error}')
         finally:
-            pause = 0.0 if self._is_news else errands.site.computer.seconds_between_polls
-            self._poll_due = time.monotonic() + pause
+            self._poll_due = time.monotonic() + (0.0 if self._is_news else interval)
 
     async def _take_note(self, errands: Errands, views: list[JobView], listing: Listing) -> None:
         missed, writes = [], list[Callable[[], Coroutine[Any, Any, None]]]()
@@ -431,7 +437,12 @@ class Desk:
         self._note_computer(f'{error}; the next probe is at {when.isoformat(timespec="seconds")}')
         self.ask()
 
+    def _answered(self) -> None:
+        if self._is_noted and self._failures == 0:
+            self._note_computer(None)
+
     def _note_computer(self, note: str | None) -> None:
+        self._is_noted = note is not None
         with contextlib.suppress(EngineStopped):
             self._parts.store.post(lambda transaction: note_computer(transaction, self.name, note), _nobody)
 
@@ -447,10 +458,18 @@ class Desk:
             self._is_away(error)
         except (EngineStopped, LoopClosed, StoreError) as error:
             LOGGER.debug('the probe of %s was given up: %s', self.name, error)
+            self._reachable_from = time.monotonic() + self._timing.probe_first
+        except Exception as error:
+            LOGGER.critical('the probe of %s failed', self.name, exc_info=error)
+            self._reachable_from = time.monotonic() + self._timing.probe_most
         else:
             LOGGER.info('computer %s answers again', self.name)
             self._failures = 0
             self._pauses.clear()
+            # Only answers count as silence.
+            self._absent_since.clear()
+            if self._errands is not None:
+                self._errands.heard_nothing()
             self._note_computer(None)
 
 

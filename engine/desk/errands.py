@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from ...threads import wait_on_loop
-from ..errors import FileTooLarge, StoreError, TransportUnusable, UnsafeArchive, ValidationError
+from ..errors import (
+    CommandTimeout,
+    FileTooLarge,
+    StoreError,
+    TransportUnusable,
+    UnsafeArchive,
+    ValidationError,
+)
 from ..faults import FaultPoint
 from ..jobs.protocol import (
     Beyond,
@@ -49,8 +56,13 @@ __all__ = ['Errands', 'fence_of']
 LOGGER = logging.getLogger(__name__)
 T = TypeVar('T')
 
-#: Errors of a computer's file system that may pass, and that are no reason to give a job up.
-_PASSING: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT})
+#: Errors of a computer's file system, or of this machine, that may pass, and that are no reason to give a job up.
+_PASSING: Final = frozenset(
+    {
+        errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT,
+        errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+    }
+)  # fmt: skip
 #: How many listings in a row must not show a job that was cancelled.
 _UNSEEN: Final = 2
 
@@ -87,6 +99,10 @@ class Errands:
             fences.difference_update([fence for fence in fences if fence.pid in pids])
         self.watching.forget(pids)
 
+    def heard_nothing(self) -> None:
+        """The computer was away: what was not found meanwhile proves nothing."""
+        self._dead_since.clear()
+
     def began(self, fence: JobFence) -> None:
         """An attempt was begun here."""
         self._begun.add(fence)
@@ -117,7 +133,7 @@ class Errands:
                 await self._beside(lambda: stage(request, script, Path(path)))
                 await self.site.upload(Path(path), request, folder)
         except (OSError, ValidationError, TransportUnusable) as error:
-            if isinstance(error, OSError) and error.errno in _PASSING:
+            if isinstance(error, CommandTimeout) or (isinstance(error, OSError) and error.errno in _PASSING):
                 raise
             await self._refuse(fence, Verdict.UPLOAD, str(error))
             return
@@ -240,7 +256,7 @@ class Errands:
                 text = await self._beside(lambda: self._parts.source.codec.encode(Folder(target), 'retrieved'))
                 outcome = msgspec.structs.replace(outcome, missing=missing)
             except (OSError, ValueError, FileTooLarge, UnsafeArchive, TransportUnusable) as error:
-                if isinstance(error, StoreError) or (isinstance(error, OSError) and error.errno in _PASSING):
+                if isinstance(error, CommandTimeout) or (isinstance(error, OSError) and error.errno in _PASSING):
                     raise
                 LOGGER.warning('process %d: its files cannot be retrieved: %s', view.pid, error)
                 outcome = msgspec.structs.replace(outcome, unretrieved=str(error))

@@ -21,7 +21,7 @@ class Monitor:
     :param function: an importable function, or its name as ``module:function``. It is called with a
         :class:`RunningJob` and the ``kwargs``, and returns ``None``, or why the job is to be ended: a text, or an
         :class:`ExitCode`, whose status and message become the process's.
-    :param every: seconds between two calls, at least; the scheduler's ``poll_interval`` sets the pace.
+    :param every: seconds between two calls, at least, once the scheduler was seen to run the job.
     :param kwargs: further arguments; they must be storable.
     :raises ConfigurationError: the function cannot be found again by its name, or ``every`` is no time.
     """

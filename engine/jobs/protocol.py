@@ -42,7 +42,6 @@ import msgspec
 
 __all__ = [
     'FINAL_STATES',
-    'SLOT_STATES',
     'Beyond',
     'Ended',
     'Findings',
@@ -81,8 +80,6 @@ class JobState(enum.StrEnum):
 
 #: Nothing happens any more.
 FINAL_STATES: Final = frozenset({JobState.RETRIEVED, JobState.REFUSED, JobState.GONE})
-#: What counts for the computer's limits.
-SLOT_STATES: Final = frozenset({JobState.UPLOADING, JobState.SUBMITTING, JobState.SUBMITTED})
 
 
 class Verdict(enum.StrEnum):

@@ -3,7 +3,7 @@ r"""What runs on the computer, as POSIX ``sh``: the job itself, the script that 
 Each remote script is run by one command, with folders as its arguments or lines of its input, never as part of its
 text. What they decide, and why in this order, is in :mod:`.protocol`.
 
-Nothing else than ``sh`` and the commands ``cat date ln mkdir mv readlink sed uname`` is needed there.
+Nothing else than ``sh`` and the commands ``date ln mkdir mv readlink uname`` is needed for that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ __all__ = [
     'parse_look',
     'parse_names',
     'submit_argv',
-    'void_argv',
 ]
 
 #: The subfolder of an attempt's folder that holds what Treadle needs to know.
@@ -299,11 +298,6 @@ def look_argv(*, revoke: str | None = None, void: str | None = None) -> list[str
     """
     act, who = ('revoke', revoke) if revoke is not None else ('void', void) if void is not None else ('look', '')
     return ['sh', '-c', _SELF + _LOOK + _LOOK_MAIN, 'treadle-look', act, who or '']
-
-
-def void_argv(who: str) -> list[str]:
-    """See :func:`look_argv`."""
-    return look_argv(void=who)
 
 
 def parse_look(stdout: bytes) -> dict[str, Findings] | None:

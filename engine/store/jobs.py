@@ -15,19 +15,17 @@ import msgspec
 
 from ..states import TERMINAL_STATES
 from .job_records import JobFence, JobRecord, JobView
+from .queries import FREE_JOB, Wording
 from .queries import LIVE_JOB as LIVE
-from .queries import Wording
 from .transaction import Transaction
 
 __all__ = [
     'begin_jobs',
     'claim_jobs',
-    'count_slots',
     'forget_computer',
     'move_job',
     'note_computer',
     'note_job',
-    'renew_attempt',
     'renew_fenced',
     'save_computer',
     'select_computer',
@@ -76,7 +74,7 @@ class _Sql:
             f'(SELECT id FROM engine WHERE host = (SELECT host FROM engine WHERE id = {named("owner")}))'
         )
         self.next_prepared = (
-            f'SELECT job.pid, job.attempt FROM job JOIN process ON process.pid = job.pid '
+            f'SELECT job.pid, job.epoch, job.attempt FROM job JOIN process ON process.pid = job.pid '
             f'WHERE job.computer = {named("computer")} AND job.owner = {named("owner")} '
             f"AND job.state = '{_PREPARED}' AND {live_process} ORDER BY job.pid LIMIT {named('most')}"
         )
@@ -84,7 +82,6 @@ class _Sql:
             f"UPDATE job SET state = '{_UPLOADING}', attempt = {named('attempt')} + 1, folder = {named('folder')}, "
             f'job_id = NULL, phase = NULL, note = NULL, changed_at = {named("at")} WHERE {fenced}'
         )
-        self.next_attempt = f'SELECT pid, attempt, epoch FROM job WHERE {among("pid")}'
         view = ', '.join(f'job.{name}' for name in JobView.__struct_fields__[:-2])
         self.views = (
             f'SELECT {view}, process.state, process.paused FROM job JOIN process ON process.pid = job.pid '
@@ -94,13 +91,9 @@ class _Sql:
         self.has_live = (
             f'SELECT count(*) FROM job WHERE computer = {named("computer")} AND owner = {named("owner")} AND {LIVE}'
         )
-        free = (
-            f'job.{LIVE} AND (job.owner IS NULL OR job.owner IN '
-            f'(SELECT id FROM engine WHERE ended IS NOT NULL OR lease = 0))'
-        )
         # Whoever is there cancels what is to be cancelled, whosoever it was.
         whose = f'(process.state IN ({_ENDED}) OR {among("process.origin")})'
-        mine = f'SELECT process.pid FROM process JOIN job ON job.pid = process.pid WHERE {free}'
+        mine = f'SELECT process.pid FROM process JOIN job ON job.pid = process.pid WHERE {FREE_JOB}'
         claim = f'UPDATE job SET owner = {named("owner")}, epoch = epoch + 1 WHERE {LIVE} AND pid IN'
         self.claim_some = f'{claim} ({mine} AND {whose}) RETURNING computer'
         self.claim_any = f'{claim} ({mine}) RETURNING computer'
@@ -194,7 +187,8 @@ def take_slots(
     rows = transaction.rows(
         sql.next_prepared, {'computer': computer, 'owner': transaction.engine_id, 'most': most}
     )
-    return renew_attempt(transaction, [row[0] for row in rows], folder_of)
+    # Where rows are not locked by being read, another engine may have taken one meanwhile.
+    return [row[0] for row in rows if renew_fenced(transaction, JobFence(*row), folder_of)]
 
 
 def count_slots(transaction: Transaction, computer: str) -> tuple[int, int]:
@@ -203,23 +197,11 @@ def count_slots(transaction: Transaction, computer: str) -> tuple[int, int]:
     return int(row[0]), int(row[1])
 
 
-def renew_attempt(transaction: Transaction, pids: Collection[int], folder_of: FolderOf) -> list[int]:
-    """Begin the next attempt of jobs of which it is certain that nothing of the one before will do anything."""
-    if not pids:
-        return []
-    sql = sql_of(transaction.sql.dialect)
-    rows = transaction.rows(sql.next_attempt, {'pids': transaction.as_set(pids)})
-    for pid, attempt, epoch in rows:
-        folder = folder_of(pid, attempt + 1)
-        transaction.cursor.execute(
-            sql.begin_attempt,
-            {'pid': pid, 'epoch': epoch, 'attempt': attempt, 'folder': folder, 'at': transaction.now},
-        )
-    return [row[0] for row in rows]
-
-
 def renew_fenced(transaction: Transaction, fence: JobFence, folder_of: FolderOf) -> bool:
-    """:func:`renew_attempt` for one job, if the fence holds; whether it does."""
+    """Begin the next attempt of a job of which it is certain that nothing of the one before will do anything.
+
+    :returns: whether the fence held.
+    """
     transaction.cursor.execute(
         sql_of(transaction.sql.dialect).begin_attempt,
         {**_fence(fence), 'folder': folder_of(fence.pid, fence.attempt + 1), 'at': transaction.now},

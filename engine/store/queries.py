@@ -18,13 +18,19 @@ from .records import EngineRecord, LogEntry, ProcessRecord, ProcessSummary
 if TYPE_CHECKING:
     from .transaction import Cursor
 
-__all__ = ['LIVE_JOB', 'RUNNABLE', 'Queries', 'Wording']
+__all__ = ['FREE_JOB', 'LIVE_JOB', 'RUNNABLE', 'Queries', 'Wording']
 
 #: What a sweep may claim; the predicate of the index ``process_runnable``. Order by ``nesting DESC, pid``.
 RUNNABLE: Final = "owner IS NULL AND driven = 0 AND state IN ('created', 'running') AND paused = 0"
 
 #: Jobs about which something may be to be done; the predicate of the index ``job_live``.
 LIVE_JOB: Final = "state NOT IN ('retrieved', 'refused', 'gone')"
+
+#: Those of them that no engine looks after, in a statement that reads ``job``.
+FREE_JOB: Final = (
+    f'job.{LIVE_JOB} AND (job.owner IS NULL OR job.owner IN '
+    '(SELECT id FROM engine WHERE ended IS NOT NULL OR lease = 0))'
+)
 
 _PROCESS: Final = ', '.join(ProcessRecord.__struct_fields__)
 _ENGINE: Final = ', '.join(EngineRecord.__struct_fields__)
@@ -113,11 +119,7 @@ class Queries:
         self.live_engines = f'SELECT {_ENGINE} FROM engine WHERE ended IS NULL'
         self.select_job = f'SELECT {_JOB} FROM job WHERE pid = {named("pid")}'
         self.select_note = f'SELECT note FROM computer WHERE name = {named("name")}'
-        free = (
-            f'{LIVE_JOB} AND (owner IS NULL OR owner IN '
-            f'(SELECT id FROM engine WHERE ended IS NOT NULL OR lease = 0))'
-        )
-        self.has_free_jobs = f'SELECT 1 FROM job WHERE {free} LIMIT 1'
+        self.has_free_jobs = f'SELECT 1 FROM job WHERE {FREE_JOB} LIMIT 1'
         self.select_computers = 'SELECT name, definition FROM computer ORDER BY name'
         self.count_jobs = 'SELECT computer, state, count(*) FROM job GROUP BY computer, state'
         self.siblings_of_script = (

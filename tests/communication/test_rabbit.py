@@ -13,7 +13,7 @@ import yaml
 
 from communication import amqp, hosts
 from treadle.engine import CommunicatorClosed, MessageNotSent, RemoteException, TaskRejected, UnroutableError
-from treadle.engine.communication import final_answer
+from treadle.engine.communication import answers, final_answer
 from treadle.engine.communication.address import address_of
 from treadle.engine.communication.rabbit import RabbitCommunicator
 from treadle.engine.communication.session import Session, SessionLost
@@ -357,8 +357,16 @@ class TestThreads:
         with pytest.raises(WrongThread, match=r'rpc_send\(\) called on .treadle-communicator.'):
             rabbit.link.thread.bridge.submit(send).result(PATIENCE)
 
+    def test_a_task_that_is_said_twice_to_be_pending_has_one_final_answer(self, rabbit, raw):
+        sent = rabbit.task_send('task')
+        _, correlation_id = raw.get(amqp.TASKS)
+        for said in (answers.pending(), answers.pending(), answers.result('done')):
+            raw.publish('', rabbit.link.answers_queue, said, correlation_id=correlation_id)
+        assert sent.result(PATIENCE).result(PATIENCE) == 'done'
+        assert len(rabbit._replies) == 0
+
     def test_names_that_the_broker_does_not_take(self, rabbit):
-        for name in ('x' * 300, '#', 'a.*'):
+        for name in ('x' * 300, '#', 'a.*', '\ud800'):
             with pytest.raises(ValueError, match='cannot be addressed on a broker'):
                 rabbit.add_rpc_subscriber(print, name)
             with pytest.raises(UnroutableError, match='nobody answers to'):

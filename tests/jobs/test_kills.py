@@ -209,8 +209,9 @@ def test_a_paused_process_begins_nothing_and_its_job_goes_on(rig: Rig, wait_unti
         engine.pause(node, 'a break')
         go.touch()
         wait_until(lambda: _state(engine, node) == 'ended')
-        time.sleep(0.5)
-        assert _state(engine, node) == 'ended' and rig.there.counts['get_tree'] == 0
+        # Meanwhile another one comes and goes.
+        assert engine.wait(rig.submit(engine), timeout=30).is_finished_ok
+        assert _state(engine, node) == 'ended' and rig.there.counts['get_tree'] == 1
         engine.play(node)
         engine.wait(node, timeout=30)
         assert node.is_finished_ok
@@ -222,12 +223,13 @@ def test_paused_before_it_is_submitted(rig: Rig, wait_until: Any) -> None:
         block.wait_reached()
         engine.pause(node)
         block.release()
-        time.sleep(0.5)
-        assert _state(engine, node) == 'uploading' and rig.scheduler.jobs() == []
+        # Meanwhile another one comes and goes.
+        assert engine.wait(rig.submit(engine), timeout=30).is_finished_ok
+        assert _state(engine, node) == 'uploading' and len(rig.scheduler.jobs()) == 1
         engine.play(node)
         engine.wait(node, timeout=30)
         assert node.is_finished_ok
-    assert len(rig.scheduler.jobs()) == 1
+    assert len(rig.scheduler.jobs()) == 2
 
 
 def test_a_stop_waits_until_the_scheduler_is_told(rig: Rig, wait_until: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from support.jobs import HASTY
-from treadle.engine import Computer, Engine, ShellJob
+from treadle.engine import Computer, Engine, Monitor, ShellJob
 from treadle.engine.testing import FakeScheduler
 
 
@@ -163,6 +163,22 @@ def test_a_job_that_is_forgotten_is_known_by_its_own_word(rig: Rig) -> None:
 def test_a_job_that_vanishes_is_given_up(rig: Rig) -> None:
     node = rig.submit('sleep 300')
     rig.wait_state(node, 'submitted')
+    (job,) = rig.scheduler.jobs()
+    rig.scheduler.end(job.number, 'FAILED')
+    rig.scheduler.forget(job.number)
+    rig.engine.wait(node, timeout=30)
+    assert node.exit_status == 142
+
+
+def test_a_job_that_vanishes_is_given_up_although_it_is_watched(rig: Rig) -> None:
+    node = rig.engine.submit(
+        ShellJob, command='sleep', arguments=['300'], options={'computer': rig.computer},
+        monitors={'blind': Monitor('math:isnan', every=0.1)},
+    )  # fmt: skip
+    deadline = time.monotonic() + 20
+    while getattr(rig.engine.core.source.reader.job(node.pid), 'phase', None) != 'running':
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     (job,) = rig.scheduler.jobs()
     rig.scheduler.end(job.number, 'FAILED')
     rig.scheduler.forget(job.number)

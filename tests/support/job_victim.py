@@ -40,7 +40,7 @@ class KillOnceSubmitted(KillAt):
 
 def main() -> None:
     order = json.loads(sys.argv[1])
-    kinds = {'kill': KillAt, 'kill-once-submitted': KillOnceSubmitted, 'stop': StopAt, 'none': lambda *_: None}
+    kinds = {'kill': KillAt, 'kill-once-submitted': KillOnceSubmitted, 'stop': StopAt}
     faults = kinds[order['act']](*order['where'])
     computer = Computer.from_dict(order['computer'])
     with Engine(order['store'], faults=faults, lease=order.get('lease', 10.0)) as engine:
@@ -54,8 +54,6 @@ def main() -> None:
         print('pid', node.pid, flush=True)
         if isinstance(faults, KillOnceSubmitted):
             faults.submitted = True
-        if order.get('kill'):
-            engine.kill(node)
         engine.wait(node, timeout=50)
         print('ended', node.state, flush=True)
 

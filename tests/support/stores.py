@@ -42,7 +42,8 @@ class PostgresStore:
             'SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity '
             'WHERE datname = current_database() AND pid != pg_backend_pid()',
             _TRUNCATE,
-            'UPDATE treadle.counter SET next = 1',
+            "UPDATE treadle.counter SET next = 1 WHERE name = 'pid'",
+            "UPDATE treadle.counter SET next = floor(random() * 2 ^ 40)::bigint WHERE name = 'store'",
             'UPDATE treadle.identity SET uuid = gen_random_uuid()',
         )
 
