@@ -16,7 +16,7 @@ from scale.company import Company, Disturbance, Member
 from scale.messages import Doubler
 
 #: How often connections are closed before queues are purged.
-CLOSED = 0.02
+CLOSED = 0.1
 
 
 class WorkerKilled(Disturbance):
@@ -118,9 +118,9 @@ class QueuesPurged(Disturbance):
     def once(self, company: Company, rng: random.Random) -> None:
         """Purge."""
         with contextlib.suppress(ServiceError):  # a broker of a busy machine may not answer in time
-            self.purged += int(self._broker.evaluate(self._purge))
             if rng.random() < CLOSED:
                 self._broker.close_connections(self._vhost)
+            self.purged += int(self._broker.evaluate(self._purge))
 
 
 class MessagesDoubled(Disturbance):

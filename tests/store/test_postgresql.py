@@ -41,6 +41,19 @@ def sessions(url: str, name: str) -> list[int]:
         return [row[0] for row in connection.execute(query, [name])]
 
 
+def wait_for_state(url: str, name: str, state: str) -> None:
+    """Wait until the session of that name is in that state."""
+    query = (
+        'SELECT FROM pg_stat_activity'
+        ' WHERE datname = current_database() AND application_name = %s AND state = %s'
+    )
+    with psycopg.connect(url, autocommit=True) as connection:
+        deadline = time.monotonic() + PATIENCE
+        while connection.execute(query, [name, state]).fetchone() is None:
+            assert time.monotonic() < deadline, f'{name} is not {state}'
+            time.sleep(0.01)
+
+
 def end_session(url: str, *pids: int) -> None:
     with psycopg.connect(url) as connection:
         for pid in pids:
@@ -258,12 +271,15 @@ MUCH = "SELECT repeat('x', 1000), pg_sleep(0.00001) FROM generate_series(1, 1000
 
 
 @pytest.mark.parametrize(
-    ('more', 'end'),
-    [([], 'idle-in-transaction timeout'), ([MUCH], 'server closed the connection|Connection timed out|reset by peer')],
+    ('more', 'state', 'end'),
+    [
+        ([], 'idle in transaction', 'idle-in-transaction timeout'),
+        ([MUCH], 'active', 'server closed the connection|Connection timed out|reset by peer'),
+    ],
     ids=['between statements', 'while it reads'],
 )
 def test_a_writer_that_stands_still_in_a_transaction_holds_its_rows_for_a_share_of_its_lease(
-    rigs: Any, postgres_store: str, more: list[str], end: str
+    rigs: Any, postgres_store: str, more: list[str], state: str, end: str
 ) -> None:
     with rigs.Rig(postgres_store) as rig:
         fence = rig.running()
@@ -273,6 +289,7 @@ def test_a_writer_that_stands_still_in_a_transaction_holds_its_rows_for_a_share_
         )  # fmt: skip
         try:
             assert other.stdout is not None and other.stdout.readline() == 'holds\n'
+            wait_for_state(postgres_store, 'stands', state)
             os.kill(other.pid, signal.SIGSTOP)
             assert isinstance(rig.commit(rigs.proceed(fence)), Held)
             os.kill(other.pid, signal.SIGCONT)
