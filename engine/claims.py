@@ -80,6 +80,14 @@ class Claims:
         """The engine goes on under another id."""
         self._add_origins({engine_id})
 
+    def learn_origins(self) -> None:
+        """Learn which engines of this script have ended: their processes are this one's now; where blocking is allowed.
+
+        :raises StoreError: the store does not answer.
+        """
+        if self._script is not None:
+            self._add_origins(self._parts.source.reader.ended_engines_of(self._script))
+
     def _add_origins(self, engine_ids: Set[int]) -> None:
         with self._lock:  # the store thread and the search both add some
             self._origins |= engine_ids
@@ -185,8 +193,7 @@ class Claims:
     def _claim_what_fits(self) -> None:
         began = time.monotonic()
         with _tried_again('looking for work'):
-            if self._script is not None:
-                self._add_origins(self._parts.source.reader.ended_engines_of(self._script))
+            self.learn_origins()
             self._parts.desks.look(None if self._claims_all else self._origins)
             self._claim_pages()
         ended = time.monotonic()

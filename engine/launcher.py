@@ -164,6 +164,7 @@ class ProcessLauncher:
             find(record.class_name, record.class_hash)  # imports it, if that is what keeps the engine from running it
         except ClassMissing as error:
             return str(error)
+        core.claims.learn_origins()  # an engine may have ended since the last search
         if core.claims.admits(record):
             return None
         return core.why_parked(record.pid) or (

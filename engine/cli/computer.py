@@ -15,7 +15,7 @@ from ..jobs.computer import SCHEDULERS, Computer
 from ..jobs.known import define_computer, find_computer, known_computers
 from ..jobs.options import LOCALHOST
 from ..store.control import write_once
-from ..store.jobs import forget_computer, select_computer
+from ..store.jobs import count_jobs, forget_computer
 from ..store.location import locate
 from ..store.transaction import Transaction
 from .completion import TextType
@@ -194,7 +194,7 @@ def remove(name: str, store: str | None) -> None:
 
 
 def _forget(transaction: Transaction, name: str) -> int:
-    _, live = select_computer(transaction, name)
+    live = count_jobs(transaction, name)
     if not live:
         forget_computer(transaction, name)
     return live

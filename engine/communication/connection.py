@@ -11,6 +11,8 @@ import aio_pika
 import aiormq
 import kiwipy.rmq
 from aiormq import exceptions as amqp
+from aiormq import spec
+from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
 from aiormq.connection import TransportFactory
 
@@ -18,10 +20,20 @@ from ..errors import BrokerError, BrokerRefused, BrokerUnavailable, Configuratio
 from .address import BrokerAddress
 from .wire import decode, encode
 
-__all__ = ['Connection', 'connect']
+__all__ = ['Connection', 'connect', 'delivery_of', 'tag_of']
 
 #: Seconds that taking leave of a broker may take that does not answer.
 LEAVING = 2.0
+
+
+def delivery_of(message: DeliveredMessage) -> spec.Basic.Deliver:
+    """How a message has come to a consumer."""
+    return cast(spec.Basic.Deliver, message.delivery)
+
+
+def tag_of(message: DeliveredMessage) -> int:
+    """What a message is acknowledged by."""
+    return delivery_of(message).delivery_tag or 0
 
 
 class Connection:

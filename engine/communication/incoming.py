@@ -12,9 +12,8 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Hashable
 from concurrent.futures import CancelledError, Future
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from aiormq import spec
 from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
 from kiwipy.rmq import defaults
@@ -30,6 +29,7 @@ from ..errors import (
     TreadleError,
 )
 from . import answers
+from .connection import delivery_of, tag_of
 from .deliveries import AnsweredLater, TaskOrigin
 from .link import Link
 from .local import LocalCommunicator, as_pid
@@ -93,11 +93,11 @@ class Incoming:
 
     async def on_pid_rpc(self, channel: Channel, message: DeliveredMessage) -> None:
         """Answer an RPC to a pid; one to a name has come here too, and is for others."""
-        routing_key = cast(spec.Basic.Deliver, message.delivery).routing_key or ''
+        routing_key = delivery_of(message).routing_key or ''
         recipient = routing_key.removeprefix(f'{defaults.RPC_TOPIC}.')
         named = {str(each) for each in self._local.recipients()}
         if as_pid(recipient) is None or recipient in named:
-            await channel.basic_ack(_tag(message))
+            await channel.basic_ack(tag_of(message))
         else:
             await self._on_rpc(recipient, channel, message)
 
@@ -112,14 +112,14 @@ class Incoming:
         except TreadleError as error:
             if isinstance(error, InvalidMessage):
                 LOGGER.warning('an RPC to %r is rejected: %s', recipient, error)
-            await channel.basic_ack(_tag(message))
+            await channel.basic_ack(tag_of(message))
             self._reply(message, answers.failed(error))
             return
         answer.add_done_callback(lambda done: self._link.soon(self._rpc_done, channel, message, done))
 
     def _rpc_done(self, channel: Channel, message: DeliveredMessage, done: Future[Any]) -> None:
         # Only now: if this OS process had died, another engine would have got it.
-        _in_background(channel.basic_ack(_tag(message)))
+        _in_background(channel.basic_ack(tag_of(message)))
         self._answer(message, done)
 
     def _answer(self, message: DeliveredMessage, done: Future[Any]) -> None:
@@ -149,19 +149,19 @@ class Incoming:
         except InvalidMessage as error:
             LOGGER.warning('a task is rejected: %s', error)
             self._reply(message, answers.failed(TaskRejected(str(error))))
-            await channel.basic_reject(_tag(message), requeue=False)
+            await channel.basic_reject(tag_of(message), requeue=False)
             return
         origin = None
         if properties.correlation_id:
             origin = TaskOrigin(
                 properties.correlation_id,
                 None if no_reply else properties.reply_to or None,
-                is_redelivered=bool(cast(spec.Basic.Deliver, message.delivery).redelivered),
+                is_redelivered=bool(delivery_of(message).redelivered),
             )
         try:
             answer = self._local.deliver_task(task, no_reply=no_reply, origin=origin)
         except CommunicatorClosed:
-            await channel.basic_nack(_tag(message), requeue=True)
+            await channel.basic_nack(tag_of(message), requeue=True)
             return
         self._undone.add(answer)
         answer.add_done_callback(lambda done: self._link.soon(self._task_done, channel, message, no_reply, done))
@@ -181,11 +181,11 @@ class Incoming:
             return  # with the connection on which it came: it comes again, and is answered then
         error = CancelledError() if done.cancelled() else done.exception()
         if done.cancelled() or isinstance(error, (CommunicatorClosed, EngineStopped)):
-            _in_background(channel.basic_nack(_tag(message), requeue=True))
+            _in_background(channel.basic_nack(tag_of(message), requeue=True))
         elif isinstance(error, TaskInvalid):
             if not no_reply:
                 self._reply(message, answers.failed(error))
-            _in_background(channel.basic_reject(_tag(message), requeue=False))
+            _in_background(channel.basic_reject(tag_of(message), requeue=False))
         elif error is not None and isinstance(error.__cause__, (StoreError, EngineStopped)):
             # That is no verdict on the task. Unacknowledged meanwhile, it comes again at once if this OS process dies.
             LOGGER.warning('a task goes back to the queue: %s', error)
@@ -195,7 +195,7 @@ class Incoming:
         elif error is None and isinstance(later := done.result(), AnsweredLater):
             self._keep(self._leave_the_answer_to_others(channel, message, later))
         else:
-            _in_background(channel.basic_ack(_tag(message)))
+            _in_background(channel.basic_ack(tag_of(message)))
             if not no_reply:
                 self._answer(message, done)
 
@@ -212,14 +212,14 @@ class Incoming:
             if later.says_so and message.header.properties.reply_to:
                 await self._link.send(_answer_to(message, answers.pending()))
             await wait_on_loop(later.put_on_record())
-            await channel.basic_ack(_tag(message))
+            await channel.basic_ack(tag_of(message))
         except Exception as error:  # it comes again, and is known by then
             LOGGER.debug('a task goes back to the queue: %r', error)
             await self._give_back_later(channel, message)
 
     async def _give_back_later(self, channel: Channel, message: DeliveredMessage) -> None:
         await asyncio.sleep(GIVE_BACK_AFTER)
-        _in_background(channel.basic_nack(_tag(message), requeue=True))
+        _in_background(channel.basic_nack(tag_of(message), requeue=True))
 
     async def _offer_to_others(
         self, channel: Channel, message: DeliveredMessage, no_reply: bool, error: TaskRejected
@@ -237,7 +237,7 @@ class Incoming:
                 LOGGER.warning('nobody takes a task: %s', final)
                 if not no_reply:
                     self._reply(message, answers.failed(final))
-                await channel.basic_reject(_tag(message), requeue=False)
+                await channel.basic_reject(tag_of(message), requeue=False)
                 return
             # Unacknowledged meanwhile: if this OS process dies, the task is offered at once.
             await asyncio.sleep(min(OFFER_FIRST * 2**offers, OFFER_MOST))
@@ -258,7 +258,7 @@ class Incoming:
                     },
                 )
             )
-            await channel.basic_ack(_tag(message))
+            await channel.basic_ack(tag_of(message))
         except Exception as failure:  # the connection is lost, or closes: the broker gives the task to others
             LOGGER.debug('a rejected task goes back to the queue: %r', failure)
 
@@ -294,10 +294,6 @@ def _answer_to(message: DeliveredMessage, body: bytes) -> Outgoing:
     return Outgoing(
         exchange='', routing_key=properties.reply_to or '', body=body, correlation_id=properties.correlation_id
     )
-
-
-def _tag(message: DeliveredMessage) -> int:
-    return cast(spec.Basic.Deliver, message.delivery).delivery_tag or 0
 
 
 def _texts(header: Any) -> list[str]:

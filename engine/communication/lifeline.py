@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from typing import Final
 
 from ...threads import LoopThread
@@ -76,6 +76,14 @@ class Lifeline:
         except TimeoutError:
             raise MessageNotSent(f'{self._where} is away; the message was not sent in time') from None
 
+    def wait_no_longer(self) -> None:
+        """Nobody waits for the first session any more, but it is made all the same; from any thread.
+
+        :raises BrokerError: there was to be none, it was found out a moment before.
+        """
+        if not self._answer(None):
+            self.connected.result(0)
+
     async def run(self, thread: LoopThread) -> None:
         """Keep a session until the thread stops; the main function of the thread."""
         session: Session | None = None
@@ -95,8 +103,7 @@ class Lifeline:
             self._changed.clear()
             if session is not None:
                 await session.close()
-            if not self.connected.done():
-                self.connected.set_exception(BrokerUnavailable(f'{self._where} was not waited for'))
+            self._answer(BrokerUnavailable(f'{self._where} was not waited for'))
 
     async def _begin(self) -> Session | None:
         """A session, however long it takes; ``None`` if there is to be none."""
@@ -113,12 +120,10 @@ class Lifeline:
                 reason = str(error) or type(error).__name__
                 if not isinstance(error, BrokerError):  # it was lost while it was set up
                     LOGGER.debug('%s: setting up failed: %r', self._where, error)
-                if not self.connected.done():
-                    known = error if isinstance(error, BrokerError) else BrokerUnavailable(f'{self._where}: {reason}')
-                    if not (self.is_patient and isinstance(known, BrokerUnavailable)):
-                        self.connected.set_exception(known)
-                        return None
-                    self.connected.set_result(None)
+                known = error if isinstance(error, BrokerError) else BrokerUnavailable(f'{self._where}: {reason}')
+                is_final = not (self.is_patient and isinstance(known, BrokerUnavailable))
+                if self._answer(known if is_final else None) and is_final:
+                    return None
                 self._gone(reason, is_refusal=isinstance(error, BrokerRefused))
             else:
                 self._there(session)
@@ -126,11 +131,21 @@ class Lifeline:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, PAUSE_MOST)
 
+    def _answer(self, error: BrokerError | None) -> bool:
+        """Tell who waits for the first session; whether anybody still does."""
+        try:
+            if error is None:
+                self.connected.set_result(None)
+            else:
+                self.connected.set_exception(error)
+        except InvalidStateError:
+            return False
+        return True
+
     def _there(self, session: Session) -> None:
         self._session = session
         self._changed.set()
-        if not self.connected.done():
-            self.connected.set_result(None)
+        self._answer(None)
         self._refusal = None
         if self._is_away:
             self._is_away = False

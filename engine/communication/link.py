@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from ...threads import CrossingFuture, Forked, LoopClosed, LoopState, LoopThread, StopTimeout, wait
+from ...threads import CrossingFuture, Forked, LoopClosed, LoopThread, StopTimeout, wait
 from ..errors import BrokerUnavailable, MessageNotSent, UnroutableError
 from .address import BrokerAddress
 from .hints import Hints
@@ -59,7 +59,7 @@ class Link:
         self._address = address
         self._name = name
         self._wanted = wanted
-        self.send_timeout = send_timeout
+        self._send_timeout = send_timeout
         self.answers_queue = f'treadle-answers-{identity}'
         self.store: str | None = None
         self.lifeline = Lifeline(f'the broker {address}', open_session=self._open_session, set_up=self._set_up)
@@ -79,10 +79,8 @@ class Link:
         try:
             self.thread.start(timeout)
             self.hints.bridge = self.thread.bridge
-            wait(self.lifeline.connected, timeout, what='start()')
+            self._wait_until_connected(timeout, is_needed=is_needed)
         except BaseException as error:
-            if isinstance(error, TimeoutError) and not is_needed and self.thread.state is LoopState.RUNNING:
-                return
             self.thread.request_stop()
             with contextlib.suppress(StopTimeout):
                 self.thread.join(GIVING_UP)
@@ -91,6 +89,14 @@ class Link:
                     f'the broker {self._address} ({self._address.source}) did not answer within {timeout:g} s'
                 ) from None
             raise
+
+    def _wait_until_connected(self, timeout: float | None, *, is_needed: bool) -> None:
+        try:
+            wait(self.lifeline.connected, timeout, what='start()')
+        except TimeoutError:
+            if is_needed:
+                raise
+            self.lifeline.wait_no_longer()
 
     def drain(self, timeout: float) -> None:
         """Have all sent that was taken, and all received that has come by then; nothing is consumed after that."""
@@ -120,7 +126,7 @@ class Link:
     def sync(self) -> None:
         """Consume what is wanted now; returns when the broker knows, if it is there."""
         with contextlib.suppress(LoopClosed, TimeoutError):  # it closes; or it is consumed when the broker is there
-            wait(self.thread.bridge.submit(self._sync), self.send_timeout, what='subscribing')
+            wait(self.thread.bridge.submit(self._sync), self._send_timeout, what='subscribing')
 
     def soon(self, callback: Callable[..., object], *args: Any) -> None:
         """Run a callback on the loop."""
@@ -139,7 +145,7 @@ class Link:
         :raises MessageNotSent: not in time.
         :raises UnroutableError: nobody is there for it.
         """
-        deadline = time.monotonic() + self.send_timeout
+        deadline = time.monotonic() + self._send_timeout
         await publish_until(self.lifeline, deadline, lambda session: session.publish(message))
 
     def reply(self, message: Outgoing) -> None:
@@ -154,7 +160,7 @@ class Link:
 
     async def count_task_consumers(self) -> int:
         """How many consume the task queue."""
-        session = await self.lifeline.session(time.monotonic() + self.send_timeout)
+        session = await self.lifeline.session(time.monotonic() + self._send_timeout)
         return await session.count_task_consumers()
 
     async def _submit(self, message: Outgoing) -> None:

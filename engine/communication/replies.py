@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from concurrent.futures import Future, InvalidStateError
-from typing import Any, cast
+from typing import Any
 
-from aiormq import spec
 from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
 
 from ...threads import LoopClosed, StartFailed, StepThreads, Strand
 from . import answers
+from .connection import tag_of
 
 __all__ = ['Replies']
 
@@ -80,7 +80,7 @@ class Replies:
         else:
             self._post(future, kind, said)
         # Only now: one that is under way when the connection is lost comes again.
-        await channel.basic_ack(cast(spec.Basic.Deliver, message.delivery).delivery_tag or 0)
+        await channel.basic_ack(tag_of(message))
 
     def close(self, error: Exception) -> None:
         """Fail all that is left."""

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
 import msgspec
 from aiormq import exceptions as amqp
@@ -22,7 +22,7 @@ from kiwipy.rmq import defaults
 
 from ..errors import BrokerRefused, UnroutableError
 from .address import BrokerAddress
-from .connection import Connection, connect
+from .connection import Connection, connect, tag_of
 
 __all__ = [
     'Outgoing',
@@ -288,7 +288,7 @@ class Session:
                     return
                 self._fence_came(message)
                 if not no_ack:
-                    await channel.basic_ack(cast(spec.Basic.Deliver, message.delivery).delivery_tag or 0)
+                    await channel.basic_ack(tag_of(message))
             except (amqp.AMQPError, amqp.ChannelInvalidStateError, OSError) as error:
                 LOGGER.debug('a message of %r could not be dealt with: %r', queue, error)  # it comes again
             except Exception:
@@ -340,6 +340,8 @@ class Session:
         if fences:
             all_came: asyncio.Future[Any] = asyncio.gather(*fences)
             await asyncio.wait([all_came, self.lost], return_when=asyncio.FIRST_COMPLETED)
+            if not all_came.done():
+                raise SessionLost(self.lost.result())
 
     def _fence_came(self, message: DeliveredMessage) -> None:
         fence = self._fences.pop(message.header.properties.correlation_id or '', None)

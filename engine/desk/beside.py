@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import TypeVar
 
-from ...threads import StepThreads, wait_on_loop
+from ...threads import LoopClosed, StepThreads, wait_on_loop
 
-__all__ = ['run_beside']
+__all__ = ['folder_beside', 'run_beside']
 
 T = TypeVar('T')
 
@@ -32,3 +35,16 @@ async def run_beside(steps: StepThreads, function: Callable[[], T]) -> T:
 
     steps.post_beside(run)
     return await wait_on_loop(done)
+
+
+@contextlib.asynccontextmanager
+async def folder_beside(steps: StepThreads, prefix: str) -> AsyncIterator[Path]:
+    """A temporary folder, which is removed on a thread of its own: it may hold thousands of files."""
+    folder = tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
+    try:
+        yield Path(folder.name)
+    finally:
+        try:
+            steps.post_beside(folder.cleanup)
+        except LoopClosed:  # the engine stops
+            folder.cleanup()

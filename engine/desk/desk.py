@@ -17,8 +17,9 @@ import logging
 import random
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from ...threads import LoopClosed, wait_on_loop
 from ..errors import (
@@ -37,12 +38,13 @@ from ..jobs.protocol import JobState
 from ..jobs.schedulers import Listing, Phase, SchedulerReplyError
 from ..states import TERMINAL_STATES
 from ..store.job_records import JobView
-from ..store.jobs import note_computer, note_job, select_computer, store_number, take_slots, views_of
+from ..store.jobs import note_computer, note_job, select_computer, take_slots, views_of
 from ..store.transaction import Transaction
+from ..transports import AsyncTransport
 from .endings import is_active, judge_end, wants_detail
 from .errands import Errands, fence_of
 from .exits import Exits
-from .site import Borrow, Site
+from .site import Site
 from .timing import Timing
 
 if TYPE_CHECKING:
@@ -51,6 +53,9 @@ if TYPE_CHECKING:
 __all__ = ['Desk']
 
 LOGGER = logging.getLogger(__name__)
+
+#: What is done about one job; returns ``False`` to be done again after a pause.
+Errand: TypeAlias = Callable[[JobView], Coroutine[Any, Any, bool | None]]
 
 #: So many errands go on at once, at most.
 MOST_ERRANDS: Final = 32
@@ -68,7 +73,12 @@ class Desk:
     """
 
     def __init__(
-        self, name: str, *, parts: EngineParts, borrow: Callable[[Computer], Borrow], timing: Timing
+        self,
+        name: str,
+        *,
+        parts: EngineParts,
+        borrow: Callable[[Computer], AbstractAsyncContextManager[AsyncTransport]],
+        timing: Timing,
     ) -> None:
         self.name = name
         self._parts = parts
@@ -77,6 +87,8 @@ class Desk:
         self._errands: Errands | None = None
         self._asked = asyncio.Event()
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        # Those of the tasks in which monitors look, which may take as long as they like.
+        self._watches: set[int] = set()
         # The pids of the jobs that live here.
         self._present: set[int] = set()
         self._poll: asyncio.Task[None] | None = None
@@ -162,7 +174,7 @@ class Desk:
         finishing = self._finishing
         errands = await self._at_work()
         now = time.monotonic()
-        room = MOST_ERRANDS - len(self._tasks) if self._is_reachable(now) and not finishing else 0
+        room = MOST_ERRANDS - len(self._tasks) if self._is_reachable and not finishing else 0
         folder_of = await errands.folder_giver() if room > 0 else None
         computer = errands.site.computer
 
@@ -195,7 +207,7 @@ class Desk:
         killed = [view for view in views if view.process_state in TERMINAL_STATES]
         for view in killed if finishing else views:
             self._send(errands, view, now)
-        if finishing and not (self._answers(computer, now) and any(map(errands.may_run_on, killed))):
+        if finishing and not (self._answers(computer) and any(map(errands.may_run_on, killed))):
             self._finished.set()
         return self._next_round([] if finishing else views, now)
 
@@ -213,52 +225,54 @@ class Desk:
     async def _at_work(self) -> Errands:
         if self._errands is None:
 
-            def read(transaction: Transaction) -> tuple[Computer, int]:
-                return _defined(transaction, self.name), store_number(transaction)
+            def read(transaction: Transaction) -> Computer:
+                return _defined(transaction, self.name)
 
-            computer, number = await wait_on_loop(self._parts.store.call(read))
-            site = Site(computer, self._borrow(computer), patience=self._timing.command)
-            self._errands = Errands(parts=self._parts, site=site, store_number=number, timing=self._timing)
+            computer = await wait_on_loop(self._parts.store.call(read))
+            site = Site(computer, partial(self._borrow, computer), patience=self._timing.command)
+            self._errands = Errands(parts=self._parts, site=site, timing=self._timing)
         return self._errands
 
     def _send(self, errands: Errands, view: JobView, now: float) -> None:
         """Send an errand for a job if one is due."""
+        if view.pid in self._watches and not _may_be_watched(view):
+            self._tasks[view.pid].cancel()  # a round comes when it has ended
         if view.pid in self._tasks or self._pauses.get(view.pid, (0.0, 0.0))[0] > now:
             return
         killed = view.process_state in TERMINAL_STATES
-        errand: Coroutine[Any, Any, Any] | None = None
+        errand: Errand | None = None
         if killed and view.state in (JobState.PREPARED, JobState.UPLOADING, JobState.ENDED):
-            errand = errands.drop(view)
-        elif not self._is_reachable(now):
+            errand = errands.drop
+        elif not self._is_reachable:
             return
         elif view.state == JobState.SUBMITTING:
-            errand = errands.find_out(view)
+            errand = errands.find_out
         elif view.state == JobState.SUBMITTED:
-            errand = self._errand_of_submitted(errands, view, killed=killed, now=now)
+            errand = self._errand_of_submitted(errands, view, now)
         elif view.paused:
             return
         elif view.state == JobState.UPLOADING:
-            errand = errands.bring(view)
+            errand = errands.bring
         elif view.state == JobState.ENDED:
-            errand = errands.fetch(view)
+            errand = errands.fetch
         if errand is not None:
             task = asyncio.create_task(self._run(view, errand), name=f'job of process {view.pid}')
             self._tasks[view.pid] = task
             task.add_done_callback(lambda _: self._is_done(view.pid))
 
-    def _errand_of_submitted(
-        self, errands: Errands, view: JobView, *, killed: bool, now: float
-    ) -> Coroutine[Any, Any, Any] | None:
-        if killed:
-            return errands.cancel(view)
+    def _errand_of_submitted(self, errands: Errands, view: JobView, now: float) -> Errand | None:
+        if view.process_state in TERMINAL_STATES:
+            return errands.cancel
         if view.outcome is not None:
-            return errands.end(view)
-        if view.monitored and view.phase == Phase.RUNNING and errands.watching.next_due(view.pid) <= now:
-            return errands.watch(view)
+            return errands.end
+        if _may_be_watched(view) and errands.watching.next_due(view.pid) <= now:
+            self._watches.add(view.pid)
+            return errands.watch
         return None
 
     def _is_done(self, pid: int) -> None:
-        self._tasks.pop(pid, None)
+        del self._tasks[pid]
+        self._watches.discard(pid)
         self.ask()
 
     def _next_round(self, views: list[JobView], now: float) -> float:
@@ -270,9 +284,9 @@ class Desk:
             due += [
                 max(now + 0.01, watching.next_due(view.pid))
                 for view in views
-                if view.monitored and view.phase == Phase.RUNNING and view.pid not in self._tasks
+                if _may_be_watched(view) and view.pid not in self._tasks
             ]
-        if not self._is_reachable(now):
+        if not self._is_reachable:
             if self._probe is None and now >= self._reachable_from:
                 self._probe = asyncio.create_task(self._ask_for_life(), name=f'probe of {self.name}')
                 self._probe.add_done_callback(self._is_probed)
@@ -300,11 +314,11 @@ class Desk:
 
     # -- the outcome of errands ----------------------------------------------------------------------------
 
-    async def _run(self, view: JobView, errand: Coroutine[Any, Any, Any]) -> None:
+    async def _run(self, view: JobView, errand: Errand) -> None:
         """Carry an errand out; what goes wrong is no verdict on the job."""
         again = True
         try:
-            again = await errand is False
+            again = await errand(view) is False
         except (EngineStopped, LoopClosed, TransportClosed) as error:
             LOGGER.debug('process %d: the engine stops in the middle of its job: %s', view.pid, error)
         except _OF_ONE as error:
@@ -414,13 +428,14 @@ class Desk:
 
     # -- a computer that cannot be reached -------------------------------------------------------------------
 
-    def _is_reachable(self, now: float) -> bool:
+    @property
+    def _is_reachable(self) -> bool:
         return self._failures == 0
 
-    def _answers(self, computer: Computer, now: float) -> bool:
+    def _answers(self, computer: Computer) -> bool:
         """Whether it is worth while to wait for what was begun there."""
         connection = self._parts.connections.state(computer.connection)
-        return self._is_reachable(now) and (connection is None or connection.phase != 'waiting')
+        return self._is_reachable and (connection is None or connection.phase != 'waiting')
 
     def _is_away(self, error: TransportError) -> None:
         """Begin nothing more there until a probe has come through."""
@@ -473,9 +488,20 @@ class Desk:
             self._note_computer(None)
 
 
+def _may_be_watched(view: JobView) -> bool:
+    """Whether it is for monitors to look at a job: it runs, and nobody wants it to end."""
+    return (
+        bool(view.monitored)
+        and view.state == JobState.SUBMITTED
+        and view.phase == Phase.RUNNING
+        and view.outcome is None
+        and view.process_state not in TERMINAL_STATES
+    )
+
+
 def _defined(transaction: Transaction, name: str) -> Computer:
     """The present definition of a computer."""
-    text, _ = select_computer(transaction, name)
+    text = select_computer(transaction, name)
     if text is None:
         if name == LOCALHOST.name:
             return LOCALHOST

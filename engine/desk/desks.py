@@ -7,7 +7,7 @@ import logging
 import threading
 import zlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,6 @@ from ..jobs.computer import Computer
 from ..store.jobs import claim_jobs
 from ..transports import AsyncTransport, TransportQueue
 from .desk import Desk
-from .site import Borrow
 from .timing import Timing
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ class DeskRoom:
         if there is not None:
             there[0].ask()
             return
-        desk = Desk(name, parts=self._parts, borrow=self._lender, timing=self._timing)
+        desk = Desk(name, parts=self._parts, borrow=self._transport_to, timing=self._timing)
         task = asyncio.get_running_loop().create_task(desk.serve(), name=f'desk of {name}')
         self._desks[name] = desk, task
         task.add_done_callback(lambda done: self._left(name, desk, done))
@@ -80,16 +79,10 @@ class DeskRoom:
         elif isinstance(error, (EngineStopped, LoopClosed)):
             LOGGER.debug('the desk of %s closes: %s', name, error)
         else:
-            LOGGER.critical('the desk of %s failed; the next search opens another', name, exc_info=error)
-
-    def _lender(self, computer: Computer) -> Borrow:
-        def borrow() -> AbstractAsyncContextManager[AsyncTransport]:
-            return self._borrowed(computer)
-
-        return borrow
+            LOGGER.critical('the desk of %s failed; another one is opened with its next job', name, exc_info=error)
 
     @asynccontextmanager
-    async def _borrowed(self, computer: Computer) -> AsyncIterator[AsyncTransport]:
+    async def _transport_to(self, computer: Computer) -> AsyncIterator[AsyncTransport]:
         async with self._queue.request_transport(computer) as request:
             yield await request
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import errno
 import logging
-import tempfile
+import secrets
 import time
 from collections.abc import Callable, Set
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
@@ -42,7 +41,7 @@ from ..jobs.request import JobRequest
 from ..store.job_records import JobFence, JobView
 from ..store.jobs import move_job, renew_fenced
 from ..values import Folder
-from .beside import run_beside
+from .beside import folder_beside, run_beside
 from .endings import is_active
 from .site import Site, stage
 from .timing import Timing
@@ -71,14 +70,12 @@ class Errands:
     """The errands of one desk.
 
     :param parts: of the engine.
-    :param store_number: what tells this store from others.
     :ivar site: the computer.
     :ivar watching: its monitors.
     """
 
-    def __init__(self, *, parts: EngineParts, site: Site, store_number: int, timing: Timing) -> None:
+    def __init__(self, *, parts: EngineParts, site: Site, timing: Timing) -> None:
         self._parts = parts
-        self._store_number = store_number
         self._timing = timing
         self.site = site
         self.watching = Watching(parts)
@@ -107,14 +104,10 @@ class Errands:
         """An attempt was begun here."""
         self._begun.add(fence)
 
-    def name_of(self, view: JobView) -> str:
-        """The name of the present attempt."""
-        return job_name(self._store_number, view.pid, view.attempt)
-
     async def folder_giver(self) -> Callable[[int, int], str]:
-        """What gives the folder of a pid and an attempt."""
-        base, number = await self.site.base(), self._store_number
-        return lambda pid, attempt: folder_of(base, number, pid, attempt)
+        """What gives a folder, that nobody has been given before, for an attempt of a pid."""
+        base = await self.site.base()
+        return lambda pid, attempt: folder_of(base, pid, attempt, secrets.token_hex(5))
 
     # -- bringing it there ---------------------------------------------------------------------------------
 
@@ -126,12 +119,12 @@ class Errands:
             return
         request = await self._request(view.pid)
         folder = _there(view.folder)
-        name = self.name_of(view)
+        name = job_name(folder)
         try:
             script = request.script(self.site.computer.scheduler, name=name, folder=folder)
-            with tempfile.TemporaryDirectory(prefix='treadle-upload-') as path:
-                await self._beside(lambda: stage(request, script, Path(path)))
-                await self.site.upload(Path(path), request, folder)
+            async with folder_beside(self._parts.steps, 'treadle-upload-') as staged:
+                await self._beside(lambda: stage(request, script, staged))
+                await self.site.upload(staged, request, folder)
         except (OSError, ValidationError, TransportUnusable) as error:
             if isinstance(error, CommandTimeout) or (isinstance(error, OSError) and error.errno in _PASSING):
                 raise
@@ -188,7 +181,7 @@ class Errands:
                 await self._refused(fence, findings)
             case Next.NOT_SUBMITTED:
                 if job_id:
-                    await self.site.cancel(job_id, self.name_of(view))
+                    await self.site.cancel(job_id, job_name(folder))
                 if view.process_state != 'waiting':
                     await self._gone(fence)
                 elif not view.paused:
@@ -205,7 +198,7 @@ class Errands:
         listed = None
         dead_for = 0.0
         if not findings.started_id and not recorded and findings.ticket is not None and findings.ticket.kind == 'taken':
-            entry = await self.site.find(self.name_of(view))
+            entry = await self.site.find(_name_of(view))
             listed = None if entry is None else entry.job_id
             if listed is None and findings.submitter is Beyond.DEAD:
                 # Counted from the first answer that came after it was known to be dead.
@@ -249,8 +242,7 @@ class Errands:
         outcome = msgspec.json.decode(view.outcome or '{"verdict": "vanished"}', type=Outcome)
         folder = _there(view.folder)
         text = None
-        with tempfile.TemporaryDirectory(prefix='treadle-retrieve-') as path:
-            target = Path(path)
+        async with folder_beside(self._parts.steps, 'treadle-retrieve-') as target:
             try:
                 missing = await self.site.retrieve(folder, request.retrieve, target)
                 text = await self._beside(lambda: self._parts.source.codec.encode(Folder(target), 'retrieved'))
@@ -276,7 +268,7 @@ class Errands:
 
         :returns: ``False``: it is told again until then.
         """
-        await self.site.cancel(_there(view.job_id), self.name_of(view))
+        await self.site.cancel(_there(view.job_id), _name_of(view))
         return False
 
     async def cancel(self, view: JobView) -> bool:
@@ -284,7 +276,7 @@ class Errands:
 
         :returns: whether it is known to be gone.
         """
-        fence, job_id, name = fence_of(view), _there(view.job_id), self.name_of(view)
+        fence, job_id, name = fence_of(view), _there(view.job_id), _name_of(view)
         self._hit(FaultPoint.JOB_CANCELLING)
         await self.site.cancel(job_id, name)
         if not self.site.scheduler.is_direct:
@@ -354,6 +346,11 @@ class Errands:
 def fence_of(view: JobView) -> JobFence:
     """What is believed of a job's row."""
     return JobFence(view.pid, view.epoch, view.attempt)
+
+
+def _name_of(view: JobView) -> str:
+    """The name of the present attempt."""
+    return job_name(_there(view.folder))
 
 
 def _there(text: str | None) -> str:

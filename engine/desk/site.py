@@ -21,7 +21,7 @@ from ..jobs.request import JobRequest
 from ..jobs.schedulers import Entry, Listing, Reply, Scheduler, SchedulerReplyError, scheduler_of
 from ..transports import AsyncTransport, CommandResult
 
-__all__ = ['Borrow', 'Site', 'stage']
+__all__ = ['Site', 'stage']
 
 #: Gives a transport to the computer for a while.
 Borrow: TypeAlias = Callable[[], AbstractAsyncContextManager[AsyncTransport]]

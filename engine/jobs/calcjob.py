@@ -151,9 +151,6 @@ class CalcJob(Process):
     def _restore(self, checkpoint: Any) -> None:
         self._stage = checkpoint['stage']
 
-    def _starts_async(self) -> bool:
-        return self._stage == _PARSE and inspect.iscoroutinefunction(self.parse)
-
     def _begin_step(self) -> StepResult | Awaitable[Any]:
         return self._prepare() if self._stage == _PREPARE else self._conclude()
 
@@ -172,6 +169,10 @@ class CalcJob(Process):
             request = make_request(calc_info, Path(path), self.options, computer, monitors)
             # Here, while the files are there; a store that is away is waited for.
             encoded = visit.host.insist(visit, lambda: visit.host.codec.encode(request.to_data(), 'job'))
+        for option in request.resources.given(scheduler_of(computer.scheduler).lacks):
+            self.report(
+                'computer %s: its scheduler %r has no use for %s', computer.name, computer.scheduler, option
+            )
         self._stage = _PARSE
         job = JobRecord(self.pid, computer.name, JobState.PREPARED, encoded, monitored=1 if monitors else 0)
         return StepResult(Ending.AWAIT, next_step=_PARSE, job=job)

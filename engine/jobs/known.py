@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import ComputerNotFound, ConfigurationError
 from ..spec import PortNamespace
-from ..store.jobs import save_computer, select_computer
+from ..store.jobs import count_jobs, save_computer, select_computer
 from ..store.reader import Reader
 from ..store.transaction import Transaction
 from .computer import Computer
@@ -69,13 +69,14 @@ def define_computer(transaction: Transaction, computer: Computer) -> None:
 
     :raises ConfigurationError: it would be sought elsewhere from now on, and jobs live where it was.
     """
-    before, live = select_computer(transaction, computer.name)
+    before = select_computer(transaction, computer.name)
     text = computer.to_text()
     if before == text:
         return
-    if before is not None and live:
-        moved = Computer.from_text(before).moved(computer)
-        if moved:
+    moved = [] if before is None else Computer.from_text(before).moved(computer)
+    if moved:
+        live = count_jobs(transaction, computer.name)
+        if live:
             raise ConfigurationError(
                 f'computer {computer.name!r} has {live} job(s) that live, so its {", ".join(moved)} cannot change; '
                 f'wait for them, kill them, or use another name'

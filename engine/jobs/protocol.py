@@ -1,7 +1,9 @@
 """Exactly one run per job: what is on the computer, what it proves, and what may be done next. Pure functions.
 
-A job of process *pid* is started in *attempts*. Each attempt has a name, ``treadle-<store>-<pid>-<attempt>``, and a
-folder of its own on the computer. In its subfolder ``.treadle`` everything is decided by who is first to make a name:
+A job of process *pid* is started in *attempts*. Each attempt has a name, ``treadle-<pid>-<attempt>-<token>``, and a
+folder of its own on the computer. The token is random, and is in the store before anything is done there: pids are
+numbers of one store, and a copy or a backup of it gives them once more. In the subfolder ``.treadle`` everything is
+decided by who is first to make a name:
 
 ``ticket``
     A symbolic link that says who decided, made once and never changed: ``taken:...`` by the script that submits,
@@ -35,6 +37,7 @@ after, each remote effect is the one of exactly-once delivery by idempotent rece
 from __future__ import annotations
 
 import enum
+import posixpath
 from collections.abc import Mapping
 from typing import Final
 
@@ -132,14 +135,14 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.verdict is Verdict.ENDED
 
 
-def job_name(store: int, pid: int, attempt: int) -> str:
-    """The name under which the scheduler has that attempt, and no other one."""
-    return f'treadle-{store:x}-{pid}-{attempt}'
+def folder_of(base: str, pid: int, attempt: int, token: str) -> str:
+    """The folder of an attempt, with not too many beside it."""
+    return f'{base.rstrip("/")}/{pid // 1000}/{pid}-{attempt}-{token}'
 
 
-def folder_of(base: str, store: int, pid: int, attempt: int) -> str:
-    """The folder of that attempt, with not too many beside it."""
-    return f'{base.rstrip("/")}/{store:x}/{pid // 1000}/{pid}-{attempt}'
+def job_name(folder: str) -> str:
+    """The name under which the scheduler has the attempt of that folder, and no other one."""
+    return f'treadle-{posixpath.basename(folder)}'
 
 
 # -- what is found in a folder -------------------------------------------------------------------------------
@@ -192,13 +195,11 @@ class Ended(msgspec.Struct, frozen=True):
 class Findings(msgspec.Struct, frozen=True):
     """What the folder of an attempt holds, read in this order, in which nothing later is older.
 
-    :ivar there: whether there is such a folder.
     :ivar submitter: what can be said of the script that took the ticket.
     :ivar job: what can be said of the process that made the start marker; only of use where jobs are plain processes.
     :ivar limit: which limit of Treadle's own the job has hit.
     """
 
-    there: bool = False
     ticket: Link | None = None
     submitter: Beyond = Beyond.UNKNOWN
     submission: Submission | None = None

@@ -120,5 +120,5 @@ def make_request(
         monitors=monitors,
     )
     # Whatever the scheduler cannot be asked for shows here, before anything is stored.
-    request.script(computer.scheduler, name='treadle-0-0-0', folder='/')
+    request.script(computer.scheduler, name='treadle-0-0-0000000000', folder='/')
     return request

@@ -96,7 +96,7 @@ look() {
     find_beyond "$ticket"; submitter=$beyond
     find_beyond "$started"; job=$beyond
     [ "$job" = dead ] && { first_line ended; ended=$line; }
-    printf '@there\n@ticket %s\n@submitter %s\n' "$ticket" "$submitter"
+    printf '@ticket %s\n@submitter %s\n' "$ticket" "$submitter"
     if [ -e submitted ]; then
         first_line submitted
         printf '@submitted %s\n' "$line"
@@ -332,7 +332,6 @@ def _findings(parts: list[tuple[str, str]]) -> Findings:
         )
     ended = last.get('@ended', '').split()
     return Findings(
-        there='@there' in last,
         ticket=Link.parse(last.get('@ticket', '')),
         submitter=Beyond(last.get('@submitter') or 'unknown'),
         submission=submission,

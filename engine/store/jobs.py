@@ -22,6 +22,7 @@ from .transaction import Transaction
 __all__ = [
     'begin_jobs',
     'claim_jobs',
+    'count_jobs',
     'forget_computer',
     'move_job',
     'note_computer',
@@ -29,7 +30,6 @@ __all__ = [
     'renew_fenced',
     'save_computer',
     'select_computer',
-    'store_number',
     'take_slots',
     'views_of',
 ]
@@ -60,7 +60,6 @@ class _Sql:
             f'INSERT INTO job ({", ".join(columns)}) VALUES ({", ".join(map(named, columns))}) '
             f'ON CONFLICT (pid) DO NOTHING'
         )
-        self.store_number = "SELECT next FROM counter WHERE name = 'store'"
         # A write, so that of two engines one counts after the other, on every database.
         self.lock_computer = (
             f'UPDATE computer SET changed_at = changed_at WHERE name = {named("name")} RETURNING name'
@@ -261,11 +260,15 @@ def save_computer(transaction: Transaction, name: str, definition: str) -> None:
     )
 
 
-def select_computer(transaction: Transaction, name: str) -> tuple[str | None, int]:
-    """A computer's definition, and how many jobs live there."""
-    sql = sql_of(transaction.sql.dialect)
-    row = transaction.row(sql.select_computer, {'name': name})
-    return None if row is None else row[0], int(transaction.row(sql.live_on, {'name': name})[0])
+def select_computer(transaction: Transaction, name: str) -> str | None:
+    """A computer's definition."""
+    row = transaction.row(sql_of(transaction.sql.dialect).select_computer, {'name': name})
+    return None if row is None else row[0]
+
+
+def count_jobs(transaction: Transaction, computer: str) -> int:
+    """How many jobs live on a computer."""
+    return int(transaction.row(sql_of(transaction.sql.dialect).live_on, {'name': computer})[0])
 
 
 def note_computer(transaction: Transaction, name: str, note: str | None) -> None:
@@ -276,8 +279,3 @@ def note_computer(transaction: Transaction, name: str, note: str | None) -> None
 def forget_computer(transaction: Transaction, name: str) -> bool:
     """Forget a computer's definition; whether there was one."""
     return transaction.row(sql_of(transaction.sql.dialect).forget_computer, {'name': name}) is not None
-
-
-def store_number(transaction: Transaction) -> int:
-    """What tells this store from all others in the names of jobs and folders."""
-    return int(transaction.row(sql_of(transaction.sql.dialect).store_number, {})[0])

@@ -113,6 +113,23 @@ class TestCreateAndContinue:
         second.play(node.pid)
         assert final_answer(sent).result(PATIENCE)['a'] == [3]
 
+    def test_one_that_another_engine_left_before_this_one_has_looked_for_work(self, make_engine, monkeypatch):
+        first = make_engine()
+        node = first.submit(hosts.Outputs, gate='left behind')
+        GATES.wait_entered('left behind')
+        first.pause(node)
+        GATES.open('left behind')
+        first.stop()
+        for name in ('look', 'look_if_due'):
+            monkeypatch.setattr(f'treadle.engine.claims.Claims.{name}', lambda claims: None)
+        second = make_engine()
+        second.communicator.add_task_subscriber(ProcessLauncher(second))
+        sent = second.communicator.task_send(continue_body(node.pid))
+        assert isinstance(sent.result(PATIENCE), Future), 'it is taken, not rejected'
+        monkeypatch.undo()
+        second.play(node.pid)
+        assert final_answer(sent).result(PATIENCE)['a'] == [3]
+
     def test_one_that_waits_for_its_sender_goes_on_when_the_message_comes_twice(self, engine):
         pid = send(engine, create_body(ECHO, {'x': 1, 'gate': 'again'}))
         sent = [engine.communicator.task_send(continue_body(pid)) for _ in range(2)]

@@ -12,12 +12,13 @@ import pytest
 import yaml
 
 from communication import amqp, hosts
+from support.proxy import Proxy
 from treadle.engine import CommunicatorClosed, MessageNotSent, RemoteException, TaskRejected, UnroutableError
 from treadle.engine.communication import answers, final_answer
 from treadle.engine.communication.address import address_of
 from treadle.engine.communication.rabbit import RabbitCommunicator
 from treadle.engine.communication.session import Session, SessionLost
-from treadle.threads import Forked, WrongThread
+from treadle.threads import Forked, LoopState, WrongThread
 
 PATIENCE, Heard = hosts.PATIENCE, hosts.Heard
 GONE = 'amqp://guest:guest@127.0.0.1:1/'
@@ -280,6 +281,26 @@ class TestBrokerAway:
         late.link.thread.bridge.submit(late.link.lifeline.session, None).result(PATIENCE)
         assert answer(late.rpc_send('me', 1)) == 1
         late.close()
+
+    def test_it_refuses_when_nobody_waits_for_it_any_more(self, broker, no_leaked_threads, caplog):
+        refused = threading.Event()
+        logger = logging.getLogger('treadle.engine.communication.lifeline')
+        handler = logging.Handler()
+        handler.emit = lambda record: refused.set() if 'onto the virtual host' in record.getMessage() else None
+        logger.addHandler(handler)
+        with Proxy.of(broker) as proxy:
+            proxy.cut()
+            nowhere = proxy.through(f'{broker.rpartition("/")[0]}/nowhere')
+            late = RabbitCommunicator(address_of(nowhere))
+            try:
+                late.start(0.2, is_needed=False)
+                proxy.heal()
+                assert refused.wait(PATIENCE)
+                assert late.link.thread.state is LoopState.RUNNING
+            finally:
+                logger.removeHandler(handler)
+                late.close(10.0)
+        assert 'is tried again until it is back' in caplog.text
 
     def test_it_is_killed_and_started_again(self, make, make_rabbitmq):
         rabbitmq = make_rabbitmq()

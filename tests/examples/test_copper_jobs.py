@@ -97,7 +97,7 @@ class Runs:
 
     def begun(self) -> int:
         """How many attempts of jobs have begun to do something."""
-        return len([path for path in self.work.glob('*/*/*-*') if (path / '.treadle' / 'started').is_symlink()])
+        return len([path for path in self.work.glob('*/*-*-*') if (path / '.treadle' / 'started').is_symlink()])
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import pytest
@@ -58,6 +59,28 @@ def test_a_job_runs(engine, computer):
     assert outputs['remote_folder'].computer == 'here'
 
 
+class DoubleLater(Double):
+    """The same, with a coroutine."""
+
+    async def parse(self, retrieved):
+        await asyncio.sleep(0)
+        return super().parse(retrieved)
+
+
+def test_a_coroutine_parses(engine, computer):
+    outputs, node = engine.run_get_node(DoubleLater, number=4, metadata={'options': {'computer': computer}})
+    assert node.is_finished_ok and outputs['result'] == 8
+
+
+def test_options_that_come_to_nothing_are_said(engine, computer):
+    options = {'computer': computer, 'queue_name': 'long', 'resources': {'parallel_env': 'mpi'}}
+    _, node = engine.run_get_node(Double, number=4, metadata={'options': options})
+    said = [record.message for record in node.log]
+    assert node.is_finished_ok and said == [
+        f"computer here: its scheduler 'direct' has no use for {name}" for name in ('queue_name', 'parallel_env')
+    ]
+
+
 def test_a_shell_job_runs(engine, computer):
     outputs = engine.run(
         ShellJob,
@@ -67,6 +90,23 @@ def test_a_shell_job_runs(engine, computer):
         options={'computer': computer},
     )
     assert outputs['stdout'].read_text() == 'c\nb\na\n' and outputs['exit_code'] == 0
+
+
+def test_a_pid_that_is_given_again_has_a_job_of_its_own(direct_place):
+    """As after a backup was restored."""
+    def says(word):
+        with direct_place.engine() as engine:
+            outputs, node = engine.run_get_node(
+                ShellJob, command='echo', arguments=[word], options={'computer': direct_place.computer}
+            )
+        return node.pid, outputs['stdout'].read_text()
+
+    says('before')
+    database = direct_place.folder / 'store.db'
+    backup = database.read_bytes()
+    pid, said = says('lost')
+    database.write_bytes(backup)
+    assert said == 'lost\n' and says('again') == (pid, 'again\n')
 
 
 def test_this_machine_has_no_more_jobs_at_once_than_cores(engine, tmp_path, monkeypatch):

@@ -25,8 +25,8 @@ def _over(verdict: Verdict | None) -> Entry:
 
 
 def test_its_own_word_is_enough() -> None:
-    assert _judge(Findings(there=True, started=STARTED, ended=DONE)) == Outcome(Verdict.ENDED, 0)
-    assert _judge(Findings(there=True, started=STARTED, ended=DONE), _over(None)) == Outcome(Verdict.ENDED, 0)
+    assert _judge(Findings(started=STARTED, ended=DONE)) == Outcome(Verdict.ENDED, 0)
+    assert _judge(Findings(started=STARTED, ended=DONE), _over(None)) == Outcome(Verdict.ENDED, 0)
     assert _judge(Findings(ended=DONE), _over(Verdict.FAILED)) == Outcome(Verdict.ENDED, 0)
 
 
@@ -37,7 +37,7 @@ def test_what_the_scheduler_did_counts_more(verdict: Verdict) -> None:
 
 
 def test_absent_is_unknown() -> None:
-    for findings in (Findings(), Findings(there=True), Findings(there=True, started=STARTED)):
+    for findings in (Findings(), Findings(started=STARTED)):
         assert _judge(findings) is None
         assert _judge(findings, silent=299.0) is None
         assert _judge(findings, silent=300.0).verdict is Verdict.VANISHED
@@ -50,12 +50,12 @@ def test_a_word_may_take_a_while_to_be_seen() -> None:
 
 
 def test_processes_of_this_host_and_of_others() -> None:
-    dead = Findings(there=True, started=STARTED, job=Beyond.DEAD)
+    dead = Findings(started=STARTED, job=Beyond.DEAD)
     assert _judge(dead, direct=True).verdict is Verdict.VANISHED
     assert _judge(dead) is None  # its process is no proof where a batch system starts it
-    elsewhere = Findings(there=True, started=STARTED, job=Beyond.UNKNOWN)
+    elsewhere = Findings(started=STARTED, job=Beyond.UNKNOWN)
     assert _judge(elsewhere, direct=True, silent=1e6) is None
-    assert _judge(Findings(there=True), direct=True, silent=300.0).verdict is Verdict.VANISHED
+    assert _judge(Findings(), direct=True, silent=300.0).verdict is Verdict.VANISHED
 
 
 def test_a_limit_of_our_own() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +28,10 @@ def broken(job: RunningJob) -> None:
     raise ZeroDivisionError('a mistake in the monitor')
 
 
+def waits_at(job: RunningJob, pipe: str) -> None:
+    Path(pipe).read_bytes()
+
+
 def test_a_monitor_ends_a_job(place: Any) -> None:
     node = _run(place, COUNTS, high=Monitor(_name('too_high'), every=0.1, kwargs={'limit': 5}))
     assert node.exit_status == 150 and node.exit_message == '5 was reached'
@@ -44,6 +50,48 @@ def test_a_monitor_that_fails_says_nothing(direct_place: Any, caplog: pytest.Log
     )
     assert node.is_finished_ok and node.outputs.stdout.read_text() == 'done\n'
     assert 'a mistake in the monitor' in caplog.text and "No module named 'no'" in caplog.text
+
+
+def test_a_monitor_that_hangs_keeps_nobody_from_ending_its_job(
+    direct_place: Any, tmp_path: Path, wait_until: Any
+) -> None:
+    os.mkfifo(tmp_path / 'pipe')
+    hangs = Monitor(_name('waits_at'), every=0.1, kwargs={'pipe': str(tmp_path / 'pipe')})
+    with direct_place.engine() as engine:
+        node = engine.submit(
+            ShellJob,
+            command='sh',
+            arguments=['-c', COUNTS],
+            monitors={'hangs': hangs},
+            metadata={'options': {'computer': direct_place.computer}},
+        )
+        writer = os.open(tmp_path / 'pipe', os.O_WRONLY)  # returns when the monitor reads
+        try:
+            engine.kill(node)
+            wait_until(lambda: direct_place.running() == [])
+            wait_until(lambda: engine.core.source.reader.job(node.pid).state == 'gone')
+        finally:
+            os.close(writer)
+
+
+def test_a_job_that_ends_while_its_monitor_hangs_is_retrieved(direct_place: Any, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / 'pipe')
+    hangs = Monitor(_name('waits_at'), every=0.1, kwargs={'pipe': str(tmp_path / 'pipe')})
+    with direct_place.engine() as engine:
+        node = engine.submit(
+            ShellJob,
+            command='sh',
+            arguments=['-c', f'until [ -e {tmp_path}/go ]; do sleep 0.05; done; echo done'],
+            monitors={'hangs': hangs},
+            metadata={'options': {'computer': direct_place.computer}},
+        )
+        writer = os.open(tmp_path / 'pipe', os.O_WRONLY)
+        try:
+            (tmp_path / 'go').touch()
+            engine.wait(node, timeout=40)
+        finally:
+            os.close(writer)
+    assert node.is_finished_ok and node.outputs.stdout.read_text() == 'done\n'
 
 
 def test_functions_that_nobody_can_import() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from treadle.engine import ValidationError
@@ -16,10 +17,8 @@ FULL = JobResources(
     num_mpiprocs_per_machine=4,
     tot_num_mpiprocs=8,
     num_cores_per_mpiproc=3,
-    parallel_env='mpi',
     queue_name='long',
     account='physics',
-    qos='high',
     priority='5',
     max_wallclock_seconds=3661,
     max_memory_kb=2048,
@@ -28,7 +27,7 @@ FULL = JobResources(
 
 
 def test_directives_of_slurm() -> None:
-    lines = SLURM.header('treadle-a-1-1', FULL).splitlines()
+    lines = SLURM.header('treadle-a-1-1', msgspec.structs.replace(FULL, qos='high')).splitlines()
     assert lines == [
         '#SBATCH --partition=long',
         '#SBATCH --job-name=treadle-a-1-1',
@@ -57,12 +56,20 @@ def test_directives_of_pbs() -> None:
 
 
 def test_directives_of_sge() -> None:
-    lines = SGE.header('treadle-a-1-1', FULL).splitlines()
+    lines = SGE.header('treadle-a-1-1', msgspec.structs.replace(FULL, parallel_env='mpi')).splitlines()
     assert '#$ -N treadle-a-1-1' in lines and '#$ -q long' in lines and '#$ -P physics' in lines
     assert '#$ -pe mpi 8' in lines and '#$ -l h_rt=1:1:1' in lines and '#$ -l h_vmem=2048K' in lines
     assert '#$ -cwd' in lines and '#$ -r n' in lines
     with pytest.raises(ValidationError, match='needs a parallel_env'):
         SGE.header('n', JobResources(tot_num_mpiprocs=2))
+
+
+@pytest.mark.parametrize(
+    ('scheduler', 'field'), [(SLURM, 'parallel_env'), (PBS, 'parallel_env'), (PBS, 'qos'), (SGE, 'qos')]
+)
+def test_what_a_scheduler_cannot_be_asked_for(scheduler: Any, field: str) -> None:
+    with pytest.raises(ValidationError, match=f'{field}: {scheduler.name} cannot be asked for it; leave it out'):
+        scheduler.header('name', JobResources(**{field: 'a'}))
 
 
 @pytest.mark.parametrize('scheduler', [SLURM, PBS, SGE], ids=lambda each: each.name)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from treadle.engine.jobs import scripts
-from treadle.engine.jobs.protocol import Beyond, Next, judge_submission
+from treadle.engine.jobs.protocol import Beyond, Findings, Next, judge_submission
 from treadle.engine.jobs.schedulers import JobResources, scheduler_of
 
 DIRECT = scheduler_of('direct')
@@ -124,17 +124,17 @@ def test_a_folder_that_is_not_there_can_be_revoked(tmp_path):
         scripts.look_argv(revoke='8'), input=f'{folder}\n'.encode(), capture_output=True, timeout=30
     )
     found = scripts.parse_look(ran.stdout)[str(folder)]
-    assert found.there and found.ticket.kind == 'revoked' and found.ticket.get('by') == '8'
+    assert found.ticket.kind == 'revoked' and found.ticket.get('by') == '8'
 
 
 def test_looking_changes_nothing(make, tmp_path):
     attempt = make('true')
     found = attempt.look()
-    assert found.there and found.ticket is None and found.started is None and found.ended is None
+    assert found.ticket is None and found.started is None and found.ended is None
     nothing = subprocess.run(
         scripts.look_argv(), input=f'{tmp_path}/none\n'.encode(), capture_output=True, timeout=30
     )
-    assert not scripts.parse_look(nothing.stdout)[f'{tmp_path}/none'].there
+    assert scripts.parse_look(nothing.stdout)[f'{tmp_path}/none'] == Findings()
     assert not (tmp_path / 'none').exists()
 
 

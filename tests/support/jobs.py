@@ -12,6 +12,7 @@ from typing import Any
 
 from treadle.engine import Computer, Engine
 from treadle.engine.desk.timing import Timing
+from treadle.engine.jobs.protocol import job_name
 from treadle.engine.jobs.schedulers import Reply, scheduler_of
 
 VICTIM = Path(__file__).with_name('job_victim.py')
@@ -49,7 +50,7 @@ class Place:
 
     def attempts(self) -> list[Path]:
         """The folders of attempts."""
-        return sorted(Path(self.computer.work_directory).glob('*/*/*-*'))
+        return sorted(Path(self.computer.work_directory).glob('*/*-*-*'))
 
     def submitted(self) -> int:
         """How many jobs there were: by the scheduler's own records, where there is one."""
@@ -73,9 +74,8 @@ class Place:
         direct = scheduler_of('direct')
         ran = subprocess.run(direct.list_argv([]), capture_output=True, text=True, timeout=30)
         listing = direct.read_listing(Reply(ran.returncode, ran.stdout, ran.stderr))
-        numbers = {attempt.parts[-3] for attempt in self.attempts()}
-        jobs = [entry for entry in listing.by_name.values() if entry.phase == 'running']
-        return [entry.name for entry in jobs if entry.name.split('-')[1] in numbers]
+        mine = {job_name(str(attempt)) for attempt in self.attempts()}
+        return [entry.name for entry in listing.by_name.values() if entry.phase == 'running' and entry.name in mine]
 
     def start_victim(self, act: str, point: str, hit: int = 1, **more: Any) -> subprocess.Popen[str]:
         """Start an engine in an OS process of its own, which submits a job and comes to grief."""

@@ -43,7 +43,6 @@ class PostgresStore:
             'WHERE datname = current_database() AND pid != pg_backend_pid()',
             _TRUNCATE,
             "UPDATE treadle.counter SET next = 1 WHERE name = 'pid'",
-            "UPDATE treadle.counter SET next = floor(random() * 2 ^ 40)::bigint WHERE name = 'store'",
             'UPDATE treadle.identity SET uuid = gen_random_uuid()',
         )
 

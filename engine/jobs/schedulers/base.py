@@ -97,6 +97,10 @@ class JobResources(msgspec.Struct, frozen=True, omit_defaults=True):
     stdout: str = '_scheduler-stdout.txt'
     stderr: str = '_scheduler-stderr.txt'
 
+    def given(self, names: Sequence[str]) -> list[str]:
+        """Those of these that are asked for."""
+        return [name for name in names if getattr(self, name) is not None]
+
     def fields(self) -> dict[str, Any]:
         """For filling in the command that starts MPI programs."""
         return {name: getattr(self, name) for name in self.__struct_fields__}
@@ -120,6 +124,10 @@ class Scheduler(Protocol):
     @property
     def programs(self) -> Sequence[str]:
         """The programs that have to be there."""
+
+    @property
+    def lacks(self) -> Sequence[str]:
+        """The fields of :class:`JobResources` that it has no use for."""
 
     def header(self, name: str, resources: JobResources) -> str:
         """The directives of the job script.

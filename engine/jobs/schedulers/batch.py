@@ -50,11 +50,17 @@ class _Batch:
     name: ClassVar[str]
     job_id: ClassVar[str]
     programs: ClassVar[Sequence[str]]
+    lacks: ClassVar[Sequence[str]]
     is_direct = False
     _io: BaseSchedulerIO
 
     def header(self, name: str, resources: JobResources) -> str:
         """The directives."""
+        for field in resources.given(self.lacks):
+            raise ValidationError(
+                f'{field}: {self.name} cannot be asked for it; leave it out, or write the directive that your site has '
+                f'for it into custom_scheduler_commands'
+            )
         options = {key: value for key, value in self._options(name, resources).items() if value is not None}
         for key, value in options.items():
             if '\n' in str(value) or '$$' in str(value):
@@ -144,6 +150,7 @@ class Slurm(_Batch):
     name = 'slurm'
     job_id = '$SLURM_JOB_ID'
     programs = ('sbatch', 'squeue', 'scancel', 'scontrol')
+    lacks = ('parallel_env',)
     _io = SlurmIO()
     _unknown_job = re.compile(r'invalid job id|already (completing|completed)', re.IGNORECASE)
     _verdicts: ClassVar = {
@@ -217,6 +224,7 @@ class Pbs(_Batch):
     name = 'pbs'
     job_id = '$PBS_JOBID'
     programs = ('qsub', 'qstat', 'qdel', 'qselect')
+    lacks = ('qos', 'parallel_env')
     _io = PBSIO()
     _unknown_job = re.compile(r'unknown job id|job has finished', re.IGNORECASE)
 
@@ -270,6 +278,7 @@ class Sge(_Batch):
     name = 'sge'
     job_id = '$JOB_ID'
     programs = ('qsub', 'qstat', 'qdel')
+    lacks = ('qos',)
     _io = SGEIO()
     _unknown_job = re.compile(r'does not exist|denied: job', re.IGNORECASE)
 

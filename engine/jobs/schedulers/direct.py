@@ -29,6 +29,7 @@ class Direct:
     job_id = '$$'
     is_direct = True
     programs = ('ps', 'sleep')
+    lacks = ('queue_name', 'account', 'qos', 'priority', 'parallel_env')
 
     def header(self, name: str, resources: JobResources) -> str:
         """Nothing: there is nobody to read it."""

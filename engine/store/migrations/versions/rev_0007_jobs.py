@@ -5,8 +5,6 @@ Revision ID: 0007
 
 from __future__ import annotations
 
-import secrets
-
 import sqlalchemy as sa
 from alembic import op
 
@@ -50,6 +48,3 @@ def upgrade() -> None:
     )
     live = sa.text("state NOT IN ('retrieved', 'refused', 'gone')")
     op.create_index('job_live', 'job', ['computer', 'pid'], sqlite_where=live, postgresql_where=live)
-    # Tells the jobs of this store from those of others on the same computer.
-    counter = sa.table('counter', sa.column('name', sa.Text), sa.column('next', number))
-    op.bulk_insert(counter, [{'name': 'store', 'next': secrets.randbits(40)}])
