@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import datetime
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Coroutine
@@ -59,6 +60,10 @@ Errand: TypeAlias = Callable[[JobView], Coroutine[Any, Any, bool | None]]
 
 #: So many errands go on at once, at most.
 MOST_ERRANDS: Final = 32
+#: For so many jobs monitors look at once, at most.
+MOST_WATCHES: Final = 32
+#: After so many intervals without an answer, a silence before it counts no more.
+SILENCE_GAPS: Final = 10
 #: Seconds after which a round is made though nothing has asked for one.
 ROUND: Final = 5.0
 #: Errors of a transport that say something of one errand, not of the computer.
@@ -95,12 +100,14 @@ class Desk:
         self._poll_due = 0.0
         self._is_news = False
         self._exits = Exits(self._poll_soon)
-        # By pid: when something may be tried again, and after what pause.
-        self._pauses: dict[int, tuple[float, float]] = {}
+        # By pid and errand: when it may be tried again, and after what pause.
+        self._pauses: dict[tuple[int, str], tuple[float, float]] = {}
         self._absent_since: dict[int, float] = {}
+        # When the scheduler last answered.
+        self._answered_at = 0.0
         self._failures = 0
-        # Why the computer was away may stand in the store, from an engine before.
-        self._is_noted = True
+        # What stands in the store of why the computer is away: perhaps a text of an engine before.
+        self._noted: str | None = ''
         self._reachable_from = 0.0
         self._probe: asyncio.Task[None] | None = None
         self._finishing = False
@@ -174,13 +181,14 @@ class Desk:
         finishing = self._finishing
         errands = await self._at_work()
         now = time.monotonic()
-        room = MOST_ERRANDS - len(self._tasks) if self._is_reachable and not finishing else 0
+        room = MOST_ERRANDS + len(self._watches) - len(self._tasks) if self._is_reachable and not finishing else 0
         folder_of = await errands.folder_giver() if room > 0 else None
         computer = errands.site.computer
 
         def look(transaction: Transaction) -> tuple[list[int], list[JobView], int, Computer]:
             taken = []
-            if folder_of is not None:
+            defined = _defined(transaction, computer.name)
+            if folder_of is not None and defined == computer:
                 taken = take_slots(
                     transaction,
                     computer.name,
@@ -190,7 +198,7 @@ class Desk:
                     most=room,
                     folder_of=folder_of,
                 )
-            return taken, *views_of(transaction, computer.name), _defined(transaction, computer.name)
+            return taken, *views_of(transaction, computer.name), defined
 
         taken, views, live, defined = await wait_on_loop(self._parts.store.call(look))
         self._forget_all_but(errands, {view.pid for view in views})
@@ -204,6 +212,8 @@ class Desk:
             self.ask()
         if not live and not self._tasks:
             return None
+        for pid in self._watches - {view.pid for view in views}:  # another engine looks after it now
+            self._tasks[pid].cancel()
         killed = [view for view in views if view.process_state in TERMINAL_STATES]
         for view in killed if finishing else views:
             self._send(errands, view, now)
@@ -217,8 +227,9 @@ class Desk:
         if gone:
             errands.forget(gone)
             self._exits.forget(gone)
+            for key in [key for key in self._pauses if key[0] in gone]:
+                del self._pauses[key]
             for pid in gone:
-                self._pauses.pop(pid, None)
                 self._absent_since.pop(pid, None)
         self._present = present
 
@@ -237,38 +248,46 @@ class Desk:
         """Send an errand for a job if one is due."""
         if view.pid in self._watches and not _may_be_watched(view):
             self._tasks[view.pid].cancel()  # a round comes when it has ended
-        if view.pid in self._tasks or self._pauses.get(view.pid, (0.0, 0.0))[0] > now:
+        if view.pid in self._tasks:
             return
-        killed = view.process_state in TERMINAL_STATES
-        errand: Errand | None = None
-        if killed and view.state in (JobState.PREPARED, JobState.UPLOADING, JobState.ENDED):
-            errand = errands.drop
-        elif not self._is_reachable:
+        errand = self._errand(errands, view, now)
+        if errand is None or self._paused_until(view.pid, errand) > now:
             return
-        elif view.state == JobState.SUBMITTING:
-            errand = errands.find_out
-        elif view.state == JobState.SUBMITTED:
-            errand = self._errand_of_submitted(errands, view, now)
-        elif view.paused:
-            return
-        elif view.state == JobState.UPLOADING:
-            errand = errands.bring
-        elif view.state == JobState.ENDED:
-            errand = errands.fetch
-        if errand is not None:
-            task = asyncio.create_task(self._run(view, errand), name=f'job of process {view.pid}')
-            self._tasks[view.pid] = task
-            task.add_done_callback(lambda _: self._is_done(view.pid))
-
-    def _errand_of_submitted(self, errands: Errands, view: JobView, now: float) -> Errand | None:
-        if view.process_state in TERMINAL_STATES:
-            return errands.cancel
-        if view.outcome is not None:
-            return errands.end
-        if _may_be_watched(view) and errands.watching.next_due(view.pid) <= now:
+        if errand == errands.watch:
             self._watches.add(view.pid)
-            return errands.watch
-        return None
+        task = asyncio.create_task(self._run(view, errand), name=f'job of process {view.pid}')
+        self._tasks[view.pid] = task
+        task.add_done_callback(lambda _: self._is_done(view.pid))
+
+    def _errand(self, errands: Errands, view: JobView, now: float) -> Errand | None:
+        """What is to be done about a job, if the scheduler need not be asked first."""
+        killed = view.process_state in TERMINAL_STATES
+        if killed and view.state in (JobState.PREPARED, JobState.UPLOADING, JobState.ENDED):
+            return errands.drop
+        if not self._is_reachable:
+            return None
+        if view.state == JobState.SUBMITTING:
+            return errands.find_out
+        if view.state == JobState.SUBMITTED:
+            if killed:
+                return errands.cancel
+            if view.outcome is not None:
+                return errands.end
+            return errands.watch if self._watch_due(errands, view) <= now else None
+        if view.paused:
+            return None
+        if view.state == JobState.UPLOADING:
+            return errands.bring
+        return errands.fetch if view.state == JobState.ENDED else None
+
+    def _paused_until(self, pid: int, errand: Errand) -> float:
+        return self._pauses.get((pid, errand.__name__), (0.0, 0.0))[0]
+
+    def _watch_due(self, errands: Errands, view: JobView) -> float:
+        """When monitors are to look at a job."""
+        if not _may_be_watched(view) or len(self._watches) >= MOST_WATCHES:  # or when one of them has come back
+            return math.inf
+        return errands.watching.next_due(view.pid)
 
     def _is_done(self, pid: int) -> None:
         del self._tasks[pid]
@@ -279,12 +298,11 @@ class Desk:
         """Begin what concerns all jobs, if it is due; seconds until something else is."""
         due = [now + ROUND]
         due += [when for when, _ in self._pauses.values() if when > now]
-        if self._errands is not None:
-            watching = self._errands.watching
+        if self._errands is not None and self._is_reachable:
             due += [
-                max(now + 0.01, watching.next_due(view.pid))
+                max(self._watch_due(self._errands, view), self._paused_until(view.pid, self._errands.watch))
                 for view in views
-                if _may_be_watched(view) and view.pid not in self._tasks
+                if view.pid not in self._tasks
             ]
         if not self._is_reachable:
             if self._probe is None and now >= self._reachable_from:
@@ -331,15 +349,13 @@ class Desk:
         except Exception as error:
             LOGGER.critical('process %d: what is done about its job failed', view.pid, exc_info=error)
             await self._note(view, f'{type(error).__name__}: {error}')
-        if again:
-            self._pause(view.pid)
-        else:
-            self._pauses.pop(view.pid, None)
-
-    def _pause(self, pid: int) -> None:
-        before = self._pauses.get(pid, (0.0, self._timing.retry_first / 2))[1]
+        key = (view.pid, errand.__name__)
+        if not again:
+            self._pauses.pop(key, None)
+            return
+        before = self._pauses.get(key, (0.0, self._timing.retry_first / 2))[1]
         pause = min(2 * before, self._timing.retry_most)
-        self._pauses[pid] = time.monotonic() + pause * random.uniform(0.5, 1.0), pause
+        self._pauses[key] = time.monotonic() + pause * random.uniform(0.5, 1.0), pause
 
     async def _note(self, view: JobView, note: str) -> None:
         with contextlib.suppress(StoreError, EngineStopped):
@@ -367,14 +383,20 @@ class Desk:
             errands = await self._at_work()
             interval = errands.site.computer.seconds_between_polls
             listing = await errands.site.listing([view.job_id for view in views if view.job_id])
-            self._answered()
-            await self._take_note(errands, views, listing)
+            self._answered(interval)
+            if await self._take_note(errands, views, listing):
+                self._note_computer(None)
+            else:
+                LOGGER.warning('%s', errands.site.away())
+                self._note_computer(f'{errands.site.away()}')
         except SchedulerReplyError as error:
             LOGGER.warning('%s: %s', self.name, error)
+            self._absent_since.clear()
         except (EngineStopped, LoopClosed, TransportClosed) as error:
             LOGGER.debug('the engine stops in the middle of a poll: %s', error)
         except _OF_ONE as error:
             LOGGER.warning('%s: its queue did not answer: %s', self.name, error)
+            self._absent_since.clear()
         except TransportError as error:
             self._is_away(error)
         except StoreError as error:
@@ -385,7 +407,18 @@ class Desk:
         finally:
             self._poll_due = time.monotonic() + (0.0 if self._is_news else interval)
 
-    async def _take_note(self, errands: Errands, views: list[JobView], listing: Listing) -> None:
+    def _answered(self, interval: float) -> None:
+        """The scheduler has answered: only while it does so again and again, what it does not say means something."""
+        now = time.monotonic()
+        if now - self._answered_at > SILENCE_GAPS * interval + self._timing.command:
+            self._absent_since.clear()
+        self._answered_at = now
+
+    async def _take_note(self, errands: Errands, views: list[JobView], listing: Listing) -> bool:
+        """Write what follows from an answer.
+
+        :returns: whether all folders could be looked into.
+        """
         missed, writes = [], list[Callable[[], Coroutine[Any, Any, None]]]()
         for view in views:
             entry = listing.by_id.get(view.job_id or '')
@@ -398,8 +431,16 @@ class Desk:
         found = await errands.site.look([view.folder or '' for view, _ in missed]) if missed else {}
         for view, entry in missed:
             findings = found[view.folder or '']
+            if findings.is_away:
+                self._absent_since.pop(view.pid, None)
+                continue
             if wants_detail(findings, entry):
-                entry = await errands.site.detail(view.job_id or '')
+                try:
+                    entry = await errands.site.detail(view.job_id or '')
+                except (SchedulerReplyError, *_OF_ONE) as error:
+                    LOGGER.warning('%s: %s', self.name, error)
+                    self._absent_since.pop(view.pid, None)
+                    continue
                 if is_active(entry):
                     self._absent_since.pop(view.pid, None)
                     continue
@@ -420,6 +461,7 @@ class Desk:
         for failure in failures:
             if failure is not None:
                 raise failure
+        return not any(findings.is_away for findings in found.values())
 
     async def _write_phase(self, view: JobView, phase: str) -> None:
         await wait_on_loop(
@@ -452,12 +494,10 @@ class Desk:
         self._note_computer(f'{error}; the next probe is at {when.isoformat(timespec="seconds")}')
         self.ask()
 
-    def _answered(self) -> None:
-        if self._is_noted and self._failures == 0:
-            self._note_computer(None)
-
     def _note_computer(self, note: str | None) -> None:
-        self._is_noted = note is not None
+        if note == self._noted:
+            return
+        self._noted = note
         with contextlib.suppress(EngineStopped):
             self._parts.store.post(lambda transaction: note_computer(transaction, self.name, note), _nobody)
 

@@ -21,7 +21,7 @@ from ..errors import (
     CommandTimeout,
     FileTooLarge,
     StoreError,
-    TransportUnusable,
+    TransportError,
     UnsafeArchive,
     ValidationError,
 )
@@ -58,7 +58,7 @@ T = TypeVar('T')
 #: Errors of a computer's file system, or of this machine, that may pass, and that are no reason to give a job up.
 _PASSING: Final = frozenset(
     {
-        errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT,
+        errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT,
         errno.EMFILE, errno.ENFILE, errno.ENOMEM,
     }
 )  # fmt: skip
@@ -125,8 +125,11 @@ class Errands:
             async with folder_beside(self._parts.steps, 'treadle-upload-') as staged:
                 await self._beside(lambda: stage(request, script, staged))
                 await self.site.upload(staged, request, folder)
-        except (OSError, ValidationError, TransportUnusable) as error:
-            if isinstance(error, CommandTimeout) or (isinstance(error, OSError) and error.errno in _PASSING):
+        except (OSError, ValidationError, TransportError) as error:
+            if request.copies or isinstance(error, TransportError):
+                # Something may still be at work in that folder, or half done in a way that is not done over.
+                self._begun.discard(fence)
+            if isinstance(error, TransportError) or (isinstance(error, OSError) and error.errno in _PASSING):
                 raise
             await self._refuse(fence, Verdict.UPLOAD, str(error))
             return
@@ -170,6 +173,8 @@ class Errands:
         """
         fence, folder = fence_of(view), _there(view.folder)
         findings = (await self.site.look([folder], revoke=str(fence.epoch)))[folder]
+        if findings.ticket is None:
+            raise self.site.away()
         following, job_id = await self._judge(view, findings)
         if following is Next.VOID:
             findings = (await self.site.look([folder], void=str(fence.epoch)))[folder]
@@ -184,7 +189,9 @@ class Errands:
                     await self.site.cancel(job_id, job_name(folder))
                 if view.process_state != 'waiting':
                     await self._gone(fence)
-                elif not view.paused:
+                elif view.paused:
+                    await self._move(fence, JobState.PREPARED)  # it waits for its turn once more
+                else:
                     await self._renew(fence)
             case _:
                 return False
@@ -247,7 +254,7 @@ class Errands:
                 missing = await self.site.retrieve(folder, request.retrieve, target)
                 text = await self._beside(lambda: self._parts.source.codec.encode(Folder(target), 'retrieved'))
                 outcome = msgspec.structs.replace(outcome, missing=missing)
-            except (OSError, ValueError, FileTooLarge, UnsafeArchive, TransportUnusable) as error:
+            except (OSError, ValueError, FileTooLarge, UnsafeArchive) as error:
                 if isinstance(error, CommandTimeout) or (isinstance(error, OSError) and error.errno in _PASSING):
                     raise
                 LOGGER.warning('process %d: its files cannot be retrieved: %s', view.pid, error)

@@ -6,6 +6,7 @@ business, see :mod:`~treadle.engine.jobs.protocol`.
 
 from __future__ import annotations
 
+import errno
 import shlex
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -69,6 +70,11 @@ class Site:
                 account = await transport.account()
             self._base = self.computer.base_folder(account.home)
         return self._base
+
+    def away(self) -> OSError:
+        """The error that says that the work directory does not show what is in it, which may pass."""
+        where = f'{self.computer.name}:{self._base or self.computer.work_directory}'
+        return OSError(errno.ESTALE, 'the work directory is not there, or cannot be written; is it mounted?', where)
 
     async def probe(self) -> None:
         """Ask for the least."""
@@ -155,8 +161,10 @@ class Site:
         :raises FileTooLarge: there is no room for them here.
         """
         found = await self._run(scripts.find_names_argv(folder, patterns))
-        if found.exit_code == 74:
+        if found.exit_code == scripts.NO_FOLDER:
             raise FileNotFoundError(f'{self.computer.name}: {folder} is not there any more')
+        if found.exit_code == scripts.NO_WORK_DIRECTORY:
+            raise self.away()
         names = scripts.parse_names(found.stdout)
         if names is None:
             raise ConnectionLost(f'{self.computer.name} did not say what is in {folder}: {found.message}')

@@ -198,6 +198,8 @@ class Findings(msgspec.Struct, frozen=True):
     :ivar submitter: what can be said of the script that took the ticket.
     :ivar job: what can be said of the process that made the start marker; only of use where jobs are plain processes.
     :ivar limit: which limit of Treadle's own the job has hit.
+    :ivar is_away: whether not even the work directory is there, with all its folders: it is not mounted, perhaps, and
+        nothing follows from what is missing.
     """
 
     ticket: Link | None = None
@@ -207,6 +209,7 @@ class Findings(msgspec.Struct, frozen=True):
     job: Beyond = Beyond.UNKNOWN
     limit: str = ''
     ended: Ended | None = None
+    is_away: bool = False
 
     @property
     def is_void(self) -> bool:
@@ -245,7 +248,7 @@ def judge_submission(
 ) -> tuple[Next, str]:
     """What to do about an attempt that may have been submitted, and under which id it was if so.
 
-    :param findings: of its folder, after an attempt to revoke its ticket.
+    :param findings: of its folder, after an attempt to revoke its ticket; there is one if the folder can be written.
     :param recorded_id: the id in the submit command's reply, if there is one.
     :param is_refusal: whether that reply says for certain that nothing was submitted.
     :param listed_id: the id under which the scheduler lists the attempt's name, asked after the folder.
@@ -255,7 +258,9 @@ def judge_submission(
     """
     if findings.started_id:
         return Next.ADOPT, findings.started_id
-    if findings.ticket is None or findings.ticket.kind == 'revoked':
+    if findings.ticket is None:  # it could not be revoked: what cannot be written there may not be seen there either
+        return Next.ASK_AGAIN, ''
+    if findings.ticket.kind == 'revoked':
         return Next.NOT_SUBMITTED, ''
     if findings.is_void:
         return Next.NOT_SUBMITTED, recorded_id or listed_id or ''

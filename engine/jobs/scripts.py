@@ -12,12 +12,14 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from .protocol import Beyond, Ended, Findings, Link, Submission
+from .protocol import Beyond, Ended, Findings, Link, Submission, job_name
 
 __all__ = [
     'CANCEL_DIRECT',
     'CONTROL',
     'JOB_SCRIPT',
+    'NO_FOLDER',
+    'NO_WORK_DIRECTORY',
     'commands_script',
     'find_names_argv',
     'job_script',
@@ -90,7 +92,7 @@ lines() {
 }
 look() {
     printf '@folder %s\n' "$1"
-    cd "$1/.treadle" 2>/dev/null || return 0
+    cd "$1/.treadle" 2>/dev/null || { [ -d "${1%/*/*}" ] || printf '@away\n'; return 0; }
     first_line ended; ended=$line
     read_links
     find_beyond "$ticket"; submitter=$beyond
@@ -113,7 +115,8 @@ look() {
 _LOOK_MAIN: Final = r"""
 printf '@looked\n'
 while IFS= read -r folder; do
-    [ "$1" = revoke ] && {
+    # Not where the work directory itself is missing: another one may be mounted there a moment later.
+    [ "$1" = revoke ] && [ -d "${folder%/*/*}" ] && {
         mkdir -p "$folder/.treadle" && ln -s "revoked:by=$2" "$folder/.treadle/ticket"
     } 2>/dev/null
     [ "$1" = void ] && ln -s "void:by=$2" "$folder/.treadle/started" 2>/dev/null
@@ -143,6 +146,7 @@ printf '@done\n'
 
 _JOB: Final = r"""
 cd %(folder)s || exit 70
+export TREADLE_JOB=%(name)s
 %(self)s
 me="job:id=%(id)s:host=$host:pid=$$:boot=$boot:born=$born:at=${EPOCHSECONDS:-$(date +%%s)}"
 if ! ln -s "$me" .treadle/started 2>/dev/null && [ "$(readlink .treadle/started)" != "$me" ]; then
@@ -182,24 +186,36 @@ _WATCHED: Final = 'kill -s USR1 "$watch" 2>/dev/null\n'
 #: Seconds between asking and forcing a job of `direct` to end.
 GRACE: Final = 10
 
-#: Ends the process group of a job that the scheduler `direct` has started, if it is still that job.
+#: Ends the process group of a job that the scheduler `direct` has started, if it is still that job: by its leader's
+#: arguments, or where that one has ended before the others, by what is in their environment.
 CANCEL_DIRECT: Final = r"""
-group=$1
-case $(ps -ww -o args= -p "$group" 2>/dev/null) in
-*" $2")
-    kill -s TERM -- "-$group" 2>/dev/null
-    for second in 1 2 3 4 5 6 7 8 9 10; do
-        kill -s 0 -- "-$group" 2>/dev/null || exit 0
-        sleep 0.2 2>/dev/null || sleep 1
+trap '' HUP INT TERM PIPE
+group=$1 name=$2
+is_that_job() {
+    case $(ps -ww -o args= -p "$group" 2>/dev/null) in
+    *" $name") return 0 ;;
+    '' | *'<defunct>'*) ;;
+    *) return 1 ;;
+    esac
+    for pid in $(ps -A -o pgid= -o pid= | while read -r other pid; do [ "$other" != "$group" ] || echo "$pid"; done); do
+        tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | grep -qx "TREADLE_JOB=$name" && return 0
     done
-    kill -s KILL -- "-$group" 2>/dev/null
-    ;;
-esac
+    return 1
+}
+is_that_job || exit 0
+kill -s TERM -- "-$group" 2>/dev/null
+for second in 1 2 3 4 5 6 7 8 9 10; do
+    kill -s 0 -- "-$group" 2>/dev/null || exit 0
+    sleep 0.2 2>/dev/null || sleep 1
+done
+kill -s KILL -- "-$group" 2>/dev/null
 exit 0
 """
 
+#: Exit codes of the command that finds names, when it finds no folder to look into.
+NO_FOLDER, NO_WORK_DIRECTORY = 74, 75
 _FIND: Final = r"""
-cd "$1" || exit 74
+cd "$1" || { [ -d "${1%/*/*}" ] && exit 74; exit 75; }
 shift
 IFS=
 for pattern; do
@@ -241,6 +257,7 @@ def job_script(
         after = _WATCHED
     body = _JOB % {
         'folder': shlex.quote(folder),
+        'name': shlex.quote(job_name(folder)),
         'self': _SELF.strip(),
         'id': job_id,
         'limits': limits.lstrip('\n'),
@@ -338,6 +355,7 @@ def _findings(parts: list[tuple[str, str]]) -> Findings:
         started=Link.parse(last.get('@started', '')),
         job=Beyond(last.get('@job') or 'unknown'),
         limit=last.get('@limit', ''),
+        is_away='@away' in last,
         ended=Ended(int(ended[0]), float(ended[1])) if len(ended) == 2 else None,
     )
 

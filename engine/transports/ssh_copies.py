@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from ..errors import TransportUnusable
 from .archive import chunks, pack, reporting, unpack
 from .paths import partial_name
 from .safe_folder import SafeFolder
@@ -246,9 +245,8 @@ def fetch_tree(
             unpack(command, folder, check)
         except tarfile.TarError as error:
             _refuse(channels, source, command.finish(), command.stderr)
-            raise TransportUnusable(
-                f'{channels.name_of(source)} did not come as an archive: {error}'
-            ) from error
+            name = channels.name_of(source)
+            raise OSError(errno.EBADMSG, f'it did not come as an archive: {error}', name) from error
         _refuse(channels, source, command.finish(), command.stderr)
 
 

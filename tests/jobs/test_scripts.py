@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from treadle.engine.jobs import scripts
-from treadle.engine.jobs.protocol import Beyond, Findings, Next, judge_submission
+from treadle.engine.jobs.protocol import Beyond, Findings, Next, job_name, judge_submission
 from treadle.engine.jobs.schedulers import JobResources, scheduler_of
 
 DIRECT = scheduler_of('direct')
@@ -23,7 +25,7 @@ class Attempt:
 
     def __init__(self, folder: Path, commands: str, **limits: int | None) -> None:
         self.folder = folder
-        self.name = 'treadle-ab-17-1'
+        self.name = job_name(str(folder))
         self.control = folder / '.treadle'
         self.control.mkdir(parents=True)
         script = scripts.job_script(
@@ -60,8 +62,9 @@ class Attempt:
         ran = subprocess.run(DIRECT.list_argv([]), capture_output=True, text=True, timeout=30)
         return DIRECT.read_listing(scripts_reply(ran))
 
-    def cancel(self, job_id: str) -> None:
-        ran = subprocess.run(DIRECT.cancel_argv(job_id, self.name), capture_output=True, text=True, timeout=30)
+    def cancel(self, job_id: str, name: str | None = None) -> None:
+        argv = DIRECT.cancel_argv(job_id, name or self.name)
+        ran = subprocess.run(argv, capture_output=True, text=True, timeout=30)
         DIRECT.read_cancel(scripts_reply(ran))
 
 
@@ -76,7 +79,8 @@ def make(tmp_path):
     made: list[Attempt] = []
 
     def make(commands: str, name: str = "a folder's $(name) *", **limits: int | None) -> Attempt:
-        attempt = Attempt(tmp_path / name, commands, **limits)
+        # A listing of this machine shows the jobs of all who test on it.
+        attempt = Attempt(tmp_path / name / '0' / f'17-1-{secrets.token_hex(5)}', commands, **limits)
         made.append(attempt)
         return attempt
 
@@ -125,6 +129,28 @@ def test_a_folder_that_is_not_there_can_be_revoked(tmp_path):
     )
     found = scripts.parse_look(ran.stdout)[str(folder)]
     assert found.ticket.kind == 'revoked' and found.ticket.get('by') == '8'
+
+
+@pytest.mark.parametrize('act', [{}, {'revoke': '8'}, {'void': '8'}], ids=['look', 'revoke', 'void'])
+def test_a_work_directory_that_is_away_proves_nothing(make, tmp_path, act):
+    attempt = make('true')
+    attempt.submit()
+    there = attempt.wait_ended()
+    base = attempt.folder.parent.parent
+    base.rename(tmp_path / 'unmounted')
+    away = attempt.look(**act)
+    assert away == Findings(is_away=True) and judged(away) == (Next.ASK_AGAIN, '')
+    assert not base.exists()
+    (tmp_path / 'unmounted').rename(base)
+    assert attempt.look() == there
+
+
+def test_a_ticket_that_cannot_be_revoked_may_be_taken_yet(make):
+    attempt = make('true')
+    shutil.rmtree(attempt.control)
+    attempt.control.touch()  # root may write wherever there is a folder
+    found = attempt.look(revoke='8')
+    assert found == Findings() and judged(found) == (Next.ASK_AGAIN, '')
 
 
 def test_looking_changes_nothing(make, tmp_path):
@@ -228,6 +254,26 @@ def test_a_job_is_listed_and_cancelled(make):
     attempt.cancel(job_id)
     assert attempt.name not in attempt.listing().by_name
     assert attempt.wait_ended().ended.exit_code == 143
+
+
+def test_what_a_job_has_left_when_its_leader_is_gone_is_cancelled(make):
+    attempt = make("trap '' TERM; touch begun; sleep 300")
+    job_id = DIRECT.submitted_id(attempt.submit().submission)
+    deadline = time.monotonic() + 20
+    while not (attempt.folder / 'begun').exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(int(job_id), signal.SIGKILL)
+    while attempt.name in attempt.listing().by_name:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    attempt.cancel(job_id, 'treadle-17-1-another')
+    os.killpg(int(job_id), 0)  # they are there
+    attempt.cancel(job_id)
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(int(job_id), 0)
+            time.sleep(0.02)
 
 
 def test_a_job_that_is_killed_without_a_word_is_known_to_be_dead(make):
