@@ -60,10 +60,8 @@ class _Sql:
             f'INSERT INTO job ({", ".join(columns)}) VALUES ({", ".join(map(named, columns))}) '
             f'ON CONFLICT (pid) DO NOTHING'
         )
-        # A write, so that of two engines one counts after the other, on every database.
-        self.lock_computer = (
-            f'UPDATE computer SET changed_at = changed_at WHERE name = {named("name")} RETURNING name'
-        )
+        # Of two engines one counts after the other.
+        self.lock_computer = dialect.lock('computer')
         self.count_slots = (
             f"SELECT count(*), coalesce(sum(CASE WHEN phase = 'running' THEN 1 ELSE 0 END), 0) FROM job "
             f'WHERE computer = {named("computer")} AND {_SLOTS}'
@@ -171,8 +169,9 @@ def take_slots(
     :returns: their pids.
     """
     sql = sql_of(transaction.sql.dialect)
+    if sql.lock_computer is not None and (max_jobs, max_queued, max_of_host) != (None, None, None):
+        transaction.rows(sql.lock_computer, {'computer': computer})
     if max_jobs is not None or max_queued is not None:
-        transaction.rows(sql.lock_computer, {'name': computer})
         taken, running = count_slots(transaction, computer)
         if max_jobs is not None:
             most = min(most, max_jobs - taken)

@@ -50,6 +50,12 @@ class Wording(Protocol):
     def pids(self, pids: Iterable[int]) -> object:
         """A set of pids as the value of the parameter ``pids``."""
 
+    def lock(self, name: str) -> str | None:
+        """What keeps out, to the end of the transaction, whoever else asks for the same value of the named parameter.
+
+        ``None`` where one transaction keeps out all others anyway.
+        """
+
     def run_each(self, cursor: Cursor, statement: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement that is made to be run for many rows, for these, which all have the same names."""
 

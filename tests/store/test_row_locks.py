@@ -20,6 +20,8 @@ import pytest
 from treadle.engine.errors import KeyConflict, StoreUnavailable
 from treadle.engine.store import intents
 from treadle.engine.store.engines import declare_dead, end_engine
+from treadle.engine.store.job_records import JobRecord
+from treadle.engine.store.jobs import begin_jobs, take_slots
 from treadle.engine.store.postgresql.connection import connect
 from treadle.engine.store.records import Held, Lost, Unit
 
@@ -280,6 +282,26 @@ def test_a_claim_leaves_alone_what_another_is_claiming(one: Any, two: Any) -> No
     assert mine.result(PATIENCE) == 2
     assert sorted(record.pid for record in one.claims) == pids[:2]
     assert sorted(record.pid for record in two.claims) == pids[2:]
+
+
+# -- jobs --------------------------------------------------------------------------------------------------------------
+
+
+def test_two_engines_of_a_host_count_its_jobs_one_after_the_other(one: Any, two: Any, after: Any) -> None:
+    for rig in (one, two):
+        waiting = [rig.record(state='waiting') for _ in range(2)]
+        rig.commit(Unit(create=tuple(waiting)))
+        prepared = [JobRecord(record.pid, 'here', 'prepared', '{}') for record in waiting]
+        rig.do(lambda transaction, prepared=prepared: begin_jobs(transaction, prepared))
+
+    def take(transaction: Any) -> list[int]:
+        return take_slots(
+            transaction, 'here', max_jobs=None, max_queued=None, max_of_host=3, most=8,
+            folder_of=lambda pid, attempt: f'/{pid}-{attempt}',
+        )  # fmt: skip
+
+    first, second = after(one, [take], two, take)
+    assert (len(first), len(second)) == (2, 1)
 
 
 # -- engines -----------------------------------------------------------------------------------------------------------

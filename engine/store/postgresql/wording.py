@@ -26,6 +26,10 @@ class PostgresqlWording:
         """The pids as an array, such as ``{1,2}``."""
         return f'{{{",".join(map(str, pids))}}}'
 
+    def lock(self, name: str) -> str:
+        """A lock of that name, which no table has to hold."""
+        return f'SELECT pg_advisory_xact_lock(hashtextextended({self.named(name)}, 0))'
+
     def run_each(self, cursor: Cursor, statement: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """All by one statement, with an array for each name.
 

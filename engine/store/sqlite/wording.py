@@ -28,6 +28,9 @@ class SqliteWording:
         """The pids as a JSON array."""
         return msgspec.json.encode(list(pids)).decode()
 
+    def lock(self, name: str) -> None:
+        """Whoever writes is alone."""
+
     def run_each(self, cursor: Cursor, statement: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """One after the other."""
         cursor.executemany(statement, rows)
