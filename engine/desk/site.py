@@ -160,24 +160,17 @@ class Site:
         :raises OSError: the computer does not give them, and says why.
         :raises FileTooLarge: there is no room for them here.
         """
-        found = await self._run(scripts.find_names_argv(folder, patterns))
-        if found.exit_code == scripts.NO_FOLDER:
-            raise FileNotFoundError(f'{self.computer.name}: {folder} is not there any more')
-        if found.exit_code == scripts.NO_WORK_DIRECTORY:
-            raise self.away()
-        names = scripts.parse_names(found.stdout)
-        if names is None:
-            raise ConnectionLost(f'{self.computer.name} did not say what is in {folder}: {found.message}')
-        there, missing = names
-        if there:
-            # They are here twice for a while: in the folder, and as contents of the store.
-            room = shutil.disk_usage(target).free // 2
+        # They are here twice for a while: in the folder, and as contents of the store.
+        room = shutil.disk_usage(target).free // 2
+        try:
             async with self._borrow() as transport:
-                try:
-                    await transport.get_tree(folder, target, names=there, follow_links=True, max_bytes=room)
-                except FileTooLarge as error:
-                    raise FileTooLarge(f'there is no room here for what is to be retrieved: {error}') from error
-        return tuple(missing)
+                return tuple(await transport.get_matching(folder, target, patterns=patterns, max_bytes=room))
+        except FileTooLarge as error:
+            raise FileTooLarge(f'there is no room here for what is to be retrieved: {error}') from error
+        except FileNotFoundError:
+            if (await self.look([folder]))[folder].is_away:
+                raise self.away() from None
+            raise
 
     async def _ask(self, argv: Sequence[str]) -> Reply:
         result = await self._run(argv)

@@ -18,14 +18,10 @@ __all__ = [
     'CANCEL_DIRECT',
     'CONTROL',
     'JOB_SCRIPT',
-    'NO_FOLDER',
-    'NO_WORK_DIRECTORY',
     'commands_script',
-    'find_names_argv',
     'job_script',
     'look_argv',
     'parse_look',
-    'parse_names',
     'submit_argv',
 ]
 
@@ -212,26 +208,6 @@ kill -s KILL -- "-$group" 2>/dev/null
 exit 0
 """
 
-#: Exit codes of the command that finds names, when it finds no folder to look into.
-NO_FOLDER, NO_WORK_DIRECTORY = 74, 75
-_FIND: Final = r"""
-cd "$1" || { [ -d "${1%/*/*}" ] && exit 74; exit 75; }
-shift
-IFS=
-for pattern; do
-    found=
-    for name in $pattern; do
-        if [ -e "$name" ]; then
-            found=1
-            printf 'F%s\0' "$name"
-        fi
-    done
-    [ -n "$found" ] || printf 'M%s\0' "$pattern"
-done
-printf 'E\0'
-"""
-
-
 def job_script(
     *,
     shebang: str,
@@ -358,25 +334,3 @@ def _findings(parts: list[tuple[str, str]]) -> Findings:
         is_away='@away' in last,
         ended=Ended(int(ended[0]), float(ended[1])) if len(ended) == 2 else None,
     )
-
-
-def find_names_argv(folder: str, patterns: Iterable[str]) -> list[str]:
-    """The command that finds what patterns stand for in a folder; see :func:`parse_names`."""
-    # A name may begin with a dash.
-    return ['sh', '-c', _FIND, 'treadle-find', folder, *(f'./{pattern}' for pattern in patterns)]
-
-
-def parse_names(stdout: bytes) -> tuple[list[str], list[str]] | None:
-    """The names that were found, and the patterns that stand for nothing; ``None`` when the output is not whole."""
-    found: dict[str, None] = {}
-    missing = []
-    *parts, rest = stdout.decode(errors='surrogateescape').split('\0')
-    if rest or not parts or parts[-1] != 'E':
-        return None
-    for part in parts[:-1]:
-        name = part[3:]
-        if part[0] == 'F':
-            found[name] = None
-        else:
-            missing.append(name)
-    return list(found), missing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import getpass
 import os
 import shutil
@@ -16,6 +17,7 @@ from ...threads import StepThreads
 from ..errors import CommandTimeout, FileTooLarge, TransportClosed, TransportError
 from .archive import chunks, copy_tree, reporting
 from .dialogue import Dialogue
+from .matching import MOST_READ, MatchError, find_argv, parse_matches
 from .paths import checked_names, glob, kind_of, refuse_top, temporary_name
 from .safe_folder import SafeFolder
 from .sessions import Operation, Sessions
@@ -185,6 +187,24 @@ class LocalTransport:
             safe = SafeFolder(target, source=self._named(source), max_bytes=max_bytes)
             copy_tree(folder, safe, names=checked, follow_links=follow_links, check=operation.check)
             safe.finish()
+
+    def get_matching(
+        self,
+        source: str,
+        target: str | os.PathLike[str],
+        *,
+        patterns: Iterable[str],
+        max_bytes: int | None = None,
+    ) -> list[str]:
+        """See :meth:`Transport.get_matching`."""
+        found = self.run(find_argv(patterns), cwd=source, max_output=MOST_READ)
+        try:
+            matches = parse_matches(found.stdout)
+        except MatchError:
+            raise OSError(errno.EIO, f'its files were not listed: {found.message}', self._named(source)) from None
+        if matches.names:
+            self.get_tree(source, target, names=matches.names, follow_links=True, max_bytes=max_bytes)
+        return matches.missing
 
     def stat(self, path: str) -> FileStatus | None:
         """See :meth:`Transport.stat`."""

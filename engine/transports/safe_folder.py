@@ -96,6 +96,8 @@ class SafeFolder:
             raise UnsafeArchive(
                 f'{self._source}: {name!r} is a hard link to {target!r}, which did not come with it'
             )
+        if self._parts(name) == parts:  # what tar says of a file that it has sent before
+            return
         path = self._place(name)
         os.link(self._root.joinpath(*parts), path, follow_symlinks=False)
         self._files.add(self._parts(name))

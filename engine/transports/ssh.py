@@ -21,7 +21,7 @@ from .sessions import Sessions
 from .sftp import Sftp
 from .shell import operand, within, words
 from .ssh_channels import SshChannels, failure
-from .ssh_copies import fetch_file, fetch_tree, send_file, send_tree
+from .ssh_copies import fetch_file, fetch_matching, fetch_tree, send_file, send_tree
 from .ssh_host import look_up
 from .ssh_opening import open_ssh
 from .transport import MAX_OUTPUT, MAX_READ, Account, Argument, CommandResult, FileStatus, Progress
@@ -249,6 +249,25 @@ class SshTransport:
             for some in _portions(checked):
                 fetch_tree(self._channels, source, folder, some, follow_links, operation.check)
             folder.finish()
+
+    def get_matching(
+        self,
+        source: str,
+        target: str | os.PathLike[str],
+        *,
+        patterns: Iterable[str],
+        max_bytes: int | None = None,
+    ) -> list[str]:
+        """See :meth:`Transport.get_matching`."""
+        operand(source)
+        with self.sessions.operation() as operation:
+            folder = SafeFolder(target, source=self._channels.name_of(source), max_bytes=max_bytes)
+            matches = fetch_matching(self._channels, source, folder, patterns, operation.check)
+            if matches.names and not matches.is_packed:
+                for some in _portions(matches.names):
+                    fetch_tree(self._channels, source, folder, some, True, operation.check)
+            folder.finish()
+        return matches.missing
 
     def stat(self, path: str) -> FileStatus | None:
         """See :meth:`Transport.stat`."""

@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from .archive import chunks, pack, reporting, unpack
+from .archive import Readable, chunks, pack, reporting, unpack
+from .matching import MatchError, Matches, find_and_pack, read_matches
 from .paths import partial_name
 from .safe_folder import SafeFolder
 from .shell import operand
 from .ssh_channels import SshChannels, failure
+from .ssh_command import SshCommand
 from .transport import Progress
 
-__all__ = ['fetch_file', 'fetch_tree', 'send_file', 'send_tree']
+__all__ = ['fetch_file', 'fetch_matching', 'fetch_tree', 'send_file', 'send_tree']
 
 #: Bytes at the end of what an interrupted copy has left that are compared before it is resumed.
 TAIL = 64 * 1024
@@ -241,13 +243,38 @@ def fetch_tree(
     line = f'LC_ALL=C tar -c{"h" * follow_links}f - {what}'
     with channels.quick_command(line, cwd=source, keep=KEEP) as command:
         command.end_input()
+        _unpack(channels, source, command, command, folder, check)
+
+
+def fetch_matching(
+    channels: SshChannels, source: str, folder: SafeFolder, patterns: Iterable[str], check: Check
+) -> Matches:
+    """Find what patterns stand for in a folder there, and copy it if that is not too much for one command."""
+    with channels.quick_command(find_and_pack(patterns), cwd=source, keep=KEEP) as command:
+        command.end_input()
         try:
-            unpack(command, folder, check)
-        except tarfile.TarError as error:
+            matches, rest = read_matches(command)
+        except MatchError:
+            code = command.finish()
+            why = _message(command.stderr) or f'exit code {code}'
+            raise OSError(errno.EIO, f'its files were not listed: {why}', channels.name_of(source)) from None
+        if matches.is_packed:
+            _unpack(channels, source, command, rest, folder, check)
+        else:
             _refuse(channels, source, command.finish(), command.stderr)
-            name = channels.name_of(source)
-            raise OSError(errno.EBADMSG, f'it did not come as an archive: {error}', name) from error
+    return matches
+
+
+def _unpack(
+    channels: SshChannels, source: str, command: SshCommand, stream: Readable, folder: SafeFolder, check: Check
+) -> None:
+    try:
+        unpack(stream, folder, check)
+    except tarfile.TarError as error:
         _refuse(channels, source, command.finish(), command.stderr)
+        name = channels.name_of(source)
+        raise OSError(errno.EBADMSG, f'it did not come as an archive: {error}', name) from error
+    _refuse(channels, source, command.finish(), command.stderr)
 
 
 def _refuse(channels: SshChannels, source: str, code: int | None, stderr: bytes) -> None:

@@ -43,7 +43,7 @@ _SERVE: Final = re.sub(
         if [ "$given" = 0 ]; then
             ( eval "$script" ) </dev/null;
         else
-            head -c "$given" | { ( eval "$script" ); code=$?; cat >/dev/null; exit "$code"; };
+            head -c "$given" | { ( eval "$script" ); code=$?; while read -r rest; do :; done; exit "$code"; };
         fi;
         code=$?;
         echo "$mark $code";

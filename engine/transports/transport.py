@@ -207,6 +207,23 @@ class Transport(Protocol):
         """
         ...
 
+    def get_matching(
+        self,
+        source: str,
+        target: str | os.PathLike[str],
+        *,
+        patterns: Iterable[str],
+        max_bytes: int | None = None,
+    ) -> list[str]:
+        """:meth:`get_tree` for what patterns stand for in a folder, and what links among it lead to.
+
+        :param patterns: names, and patterns as the computer's shell understands them: ``*`` does not stand for a slash,
+            nor for what begins with a dot.
+        :returns: the patterns that stand for nothing.
+        :raises FileNotFoundError: there is no ``source``.
+        """
+        ...
+
     def stat(self, path: str) -> FileStatus | None:
         """What is there; ``None`` if nothing is."""
         ...
@@ -336,6 +353,19 @@ class AsyncTransport:
             lambda: self.blocking.get_tree(
                 source, target, names=names, follow_links=follow_links, max_bytes=max_bytes
             )
+        )
+
+    async def get_matching(
+        self,
+        source: str,
+        target: str | os.PathLike[str],
+        *,
+        patterns: Iterable[str],
+        max_bytes: int | None = None,
+    ) -> list[str]:
+        """See :meth:`Transport.get_matching`."""
+        return await self._call(
+            lambda: self.blocking.get_matching(source, target, patterns=patterns, max_bytes=max_bytes)
         )
 
     async def stat(self, path: str) -> FileStatus | None:

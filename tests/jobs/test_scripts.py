@@ -313,21 +313,6 @@ def test_a_submitter_that_is_killed_is_known_to_be_dead(make):
     assert judged(attempt.look(void='8'), dead_for=60.0) == (Next.NOT_SUBMITTED, '')
 
 
-def test_names_are_found_whatever_they_are(tmp_path):
-    names = ['plain', 'with space', "quo'te", '-dash', 'new\nline', '$(rm)', 'sub/deep file', 'ünï']
-    for name in names:
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text('')
-    (tmp_path / '.hidden').write_text('')
-    argv = scripts.find_names_argv(str(tmp_path), ['*', 'missing*', 'sub/*', '-dash', '.hid*', 'with space'])
-    ran = subprocess.run(argv, capture_output=True, check=True, timeout=30)
-    found, missing = scripts.parse_names(ran.stdout)
-    assert set(found) == {*names, 'sub', '.hidden'}
-    assert missing == ['missing*']
-    assert scripts.parse_names(ran.stdout[:-1]) is None and scripts.parse_names(b'') is None
-
-
 def test_noise_and_cut_output():
     whole = b'Welcome!\n@looked\n@folder /x\n@there\n@ticket taken:host=a:pid=1:boot=b:born=2\n@done\n'
     assert scripts.parse_look(whole)['/x'].ticket.get('pid') == '1'

@@ -372,6 +372,43 @@ class TestTrees:
         with pytest.raises(FileNotFoundError, match='nothing'):
             place.transport.get_tree(place.path('tree'), tmp_path / 'back', names=['plain', 'nothing'])
 
+    def test_what_patterns_stand_for(self, place: Place, tmp_path: Path) -> None:
+        names = ['plain', 'with space', "quo'te", '-dash', 'new\nline', '$(rm)', 'sub/deep file', 'ünï', '.hidden']
+        for name in names:
+            path = place.folder / 'tree' / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(name)
+        (place.folder / 'tree/sub/link').symlink_to('../plain')
+        (place.folder / 'tree/dangling').symlink_to('nowhere')
+        patterns = ['*', 'missing*', './sub/*', '-dash', '.hid*', 'with space', 'sub/none', 'pl[a]?n', 'dangling']
+        missing = place.transport.get_matching(place.path('tree'), tmp_path / 'back', patterns=patterns)
+        assert missing == ['missing*', 'sub/none', 'dangling']
+        back = {str(path.relative_to(tmp_path / 'back')): path for path in (tmp_path / 'back').rglob('*')}
+        assert back.keys() == {*names, 'sub', 'sub/link'}
+        assert all(back[name].read_text() == name for name in names)
+        assert back['sub/link'].read_text() == 'plain' and not back['sub/link'].is_symlink()
+
+    @pytest.mark.parametrize('count', [0, 1, 200, 201, 1500])
+    def test_as_many_as_there_are(self, place: Place, tmp_path: Path, count: int) -> None:
+        (place.folder / 'tree').mkdir()
+        for number in range(count):
+            (place.folder / 'tree' / f'{"name" * 20}-{number}').write_text(f'{number}')
+        missing = place.transport.get_matching(place.path('tree'), tmp_path / 'back', patterns=['name*'])
+        assert missing == ([] if count else ['name*'])
+        back = [path.read_text() for path in (tmp_path / 'back').iterdir()] if count else []
+        assert sorted(map(int, back)) == list(range(count))
+
+    def test_patterns_that_make_no_sense(self, place: Place, tmp_path: Path) -> None:
+        (place.folder / 'tree').mkdir()
+        for pattern in ('../*', '/etc/*', '', 'a/../../b', 'a\0b'):
+            with pytest.raises(ValueError, match='no path below the folder'):
+                place.transport.get_matching(place.path('tree'), tmp_path / 'back', patterns=[pattern])
+        with pytest.raises(FileNotFoundError, match='nowhere'):
+            place.transport.get_matching(place.path('nowhere'), tmp_path / 'back', patterns=['*'])
+        (place.folder / 'tree/large').write_bytes(b'x' * 5000)
+        with pytest.raises(FileTooLarge):
+            place.transport.get_matching(place.path('tree'), tmp_path / 'back', patterns=['*'], max_bytes=4000)
+
     def test_links(self, place: Place, tmp_path: Path) -> None:
         tree = place.folder / 'tree'
         (tree / 'sub/deep').mkdir(parents=True)
