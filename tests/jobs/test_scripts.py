@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from treadle.engine.jobs.protocol import Beyond, Findings, Next, judge_submissio
 from treadle.engine.jobs.schedulers import JobResources, scheduler_of
 
 DIRECT = scheduler_of('direct')
+_numbers = itertools.count(1)
 
 
 class Attempt:
@@ -23,7 +25,8 @@ class Attempt:
 
     def __init__(self, folder: Path, commands: str, **limits: int | None) -> None:
         self.folder = folder
-        self.name = 'treadle-ab-17-1'
+        # All jobs of the machine are listed, those of other runs of these tests among them.
+        self.name = f'treadle-17-{next(_numbers)}-{os.getpid()}'
         self.control = folder / '.treadle'
         self.control.mkdir(parents=True)
         script = scripts.job_script(
@@ -219,8 +222,12 @@ def test_a_readlink_that_takes_one_name_at_a_time(make, tmp_path, monkeypatch):
 
 
 def test_a_job_is_listed_and_cancelled(make):
-    attempt = make('sleep 300 & sleep 300')
+    attempt = make('touch begun; sleep 300 & sleep 300')
     job_id = DIRECT.submitted_id(attempt.submit().submission)
+    deadline = time.monotonic() + 20
+    while not (attempt.folder / 'begun').exists():  # before it is a job, it is the shell that starts it
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     listed = attempt.listing().by_name[attempt.name]
     assert listed.job_id == job_id and listed.phase == 'running'
     attempt.cancel('1')  # another process's number
