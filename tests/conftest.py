@@ -24,8 +24,20 @@ if 'PYTEST_XDIST_WORKER' in os.environ:
     sys.modules['__main__'].__file__ = pytest.__file__
 
 #: What is never used by two tests at once, by the names of fixtures and parameters that lead to it: some tests count
-#: the logins of the ssh server or cancel all that is in its queue.
-SHARED = frozenset({'sshd', 'slurm', 'ssh', 'on_slurm'})
+#: the logins of the ssh server or cancel all that is in its queue, and there is one role with a password.
+SHARED = frozenset({'sshd', 'slurm', 'ssh', 'on_slurm', 'guarded'})
+
+#: What takes long to start on a busy machine, by the names of fixtures: services of a test's own, and interpreters.
+#: The time that a test has counts from before its fixtures.
+SLOW_STARTS = frozenset({'make_postgres', 'make_rabbitmq', 'make_sshd', 'make_slurm', 'hosts', 'scripts'})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give more time to tests of what takes long to start, if they do not say themselves how much they have."""
+    for item in items:
+        names = getattr(item, 'fixturenames', ())
+        if not SLOW_STARTS.isdisjoint(names) and item.get_closest_marker('timeout') is None:
+            item.add_marker(pytest.mark.timeout(180))
 
 
 def pytest_collection_finish() -> None:

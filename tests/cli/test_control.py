@@ -161,7 +161,7 @@ class TestWithoutAnEngine:
             assert write_once(location, operation) == pids
             spans.append(time.perf_counter() - begun)
         # The quickest: what the others took longer is what else this machine does.
-        assert min(spans) < 0.1, spans
+        assert min(spans) < 1.0, spans
 
     def test_a_lock_that_is_held_is_waited_for(self, treadle, left, tmp_path):
         holder = sqlite3.connect(tmp_path / 'store.db', isolation_level=None)

@@ -153,6 +153,7 @@ def test_ctrl_c_ends_the_following_and_nothing_else(begin, folder, environment):
     assert json.loads(ended(begin('show', 1, '--json'))[1])['state'] == 'created'
 
 
+@pytest.mark.timeout(180)
 def test_levels_of_a_stream(begin):
     assert ended(begin('run', 'talks:Talks'))[0] == 1
     for level, expected in (('warning', ['warned', 'failed']), ('40', ['failed'])):

@@ -7,7 +7,6 @@ import pty
 import sqlite3
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -149,7 +148,7 @@ def test_the_shell_completes_commands(treadle):
     assert done.stdout == 'plain,show\nplain,status\nplain,store\nplain,submit\n'
 
 
-def test_it_starts_quickly_and_without_what_it_does_not_need(filled):
+def test_it_starts_without_what_it_does_not_need(filled):
     code = (
         'import sys\n'
         'sys.argv = ["treadle", "ps", "--all", *sys.argv[1:]]\n'
@@ -158,8 +157,5 @@ def test_it_starts_quickly_and_without_what_it_does_not_need(filled):
         'atexit.register(lambda: print([name for name in heavy if name in sys.modules], file=sys.stderr))\n'
         'treadle.engine.cli.main()\n'
     )
-    begun = time.perf_counter()
     done = subprocess.run([sys.executable, '-c', code, '--store', filled], capture_output=True, text=True, timeout=50)
     assert (done.returncode, done.stderr) == (0, '[]\n')
-    # Far above the 0.3 s that it takes, for machines that are slow or busy.
-    assert time.perf_counter() - begun < 5

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -142,6 +141,7 @@ class TestRun:
         process = begin('run', 'adding:Two')
         assert process.stdout.readline() == 'first\n'
         os.killpg(process.pid, signal.SIGINT)
+        assert treadle('wait', 1).returncode == 1, 'it is killed, though its step executes still'
         process.stdin.write('\n')
         process.stdin.flush()
         assert process.wait(30) == 130
@@ -180,6 +180,7 @@ class TestMisuse:
         assert message in done.stderr and 'Traceback' not in done.stderr
 
 
+@pytest.mark.timeout(180)
 class TestWorker:
     def test_it_runs_what_was_submitted_and_drains(self, begin, treadle):
         first = treadle('submit', 'adding:Two', 'metadata.key=the-two')
@@ -215,9 +216,8 @@ class TestWorker:
         assert treadle('wait', 1, '--timeout', 0.3).returncode == 124
         assert treadle('play', 1).returncode == 0
         assert treadle('wait', 1).stdout == 'process 1 (Add) finished [0]\n'
-        begun = time.monotonic()
         worker.terminate()
-        assert worker.wait(30) == 0 and time.monotonic() - begun < 10
+        assert worker.wait(30) == 0
 
 
 def test_follow_and_json(treadle):

@@ -307,6 +307,7 @@ def test_a_copy_is_one_moment_of_a_store_at_work(
 
 
 @both
+@pytest.mark.timeout(180)
 def test_a_retired_store_takes_nothing(
     yard: Yard, treadle: Any, script: Path, new_url: Callable[[str, str], str], kind: str, tmp_path: Path
 ) -> None:
@@ -483,7 +484,7 @@ def test_an_upgrade_does_not_go_on_under_engines_that_would_not_understand_it(
     from treadle.engine.store import upgrading
     from treadle.engine.store.migrations.run import script_directory
 
-    first_revision(tmp_path / 'old.db')
+    first_revision(tmp_path / 'old.db', lease=60)
     location = locate(sqlite(tmp_path, 'old'))
     modules = {script.revision: script.module for script in script_directory().walk_revisions()}
     assert all(isinstance(module.engines_go_on, bool) for module in modules.values())
@@ -514,6 +515,8 @@ def test_an_upgrade_does_not_go_on_under_engines_that_would_not_understand_it(
     finally:
         stop.set()
         beating.join()
+    with contextlib.closing(sqlite3.connect(tmp_path / 'old.db')) as connection, connection:
+        connection.execute('UPDATE engine SET lease = 0.5')
     # It is silent for its lease now.
     assert upgrading.upgrade_store(location).steps[-1] == HEAD
     assert upgrading.plan_upgrade(location).steps == ()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from provision import ports
 
 CURVE = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes']
 
@@ -71,9 +72,7 @@ def test_postgresql(treadle: Any, make_postgres: Callable[..., Any], certificate
 def test_rabbitmq(
     treadle: Any, make_rabbitmq: Callable[..., Any], certificates: Path, tmp_path: Path
 ) -> None:
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+    (port,) = ports.choose(1)
     files = {'cacertfile': 'ca.crt', 'certfile': 'server.crt', 'keyfile': 'server.key'}
     make_rabbitmq(
         settings={

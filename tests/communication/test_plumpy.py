@@ -13,6 +13,8 @@ import pytest
 
 from support import scripts
 
+pytestmark = pytest.mark.timeout(180)
+
 MODULE = """
 import pathlib, time
 from treadle.engine import Process
@@ -52,13 +54,13 @@ remote = plumpy.RemoteProcessController(communicator)
 said = {}
 
 def final(future):
-    result = future.result(20)
+    result = future.result(100)
     while isinstance(result, kiwipy.Future):
-        result = result.result(20)
+        result = result.result(100)
     return result
 
 def until(pid, **wanted):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 100
     while True:
         status = final(thread.get_status(pid))
         if all(status[key] == value for key, value in wanted.items()):
@@ -132,7 +134,7 @@ async def main():
     said['async kill'] = await remote.kill_process(pid, 'enough')
 asyncio.run(main())
 
-deadline = time.monotonic() + 20
+deadline = time.monotonic() + 100
 while len({sender for sender, _ in heard}) < 8 and time.monotonic() < deadline:
     time.sleep(0.01)
 said['heard of ends'] = len({sender for sender, _ in heard})

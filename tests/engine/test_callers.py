@@ -527,17 +527,18 @@ def test_the_switch_interval_is_set_only_when_asked(make_engine):
         sys.setswitchinterval(before)
 
 
-def test_a_callback_of_a_future_may_block_in_the_engine(engine):
+def test_a_callback_of_a_future_may_block_in_the_engine(engine, gate):
     """It is not called on the thread that knows of the end first, which everything else waits for."""
     ran = concurrent.futures.Future()
 
     def call_the_engine(done):
-        ran.set_result((threading.current_thread().name, engine.run(Double, n=done.result().outputs.n)))
+        ran.set_result((threading.current_thread().name, done.result().is_finished_ok, engine.run(Double, n=3)))
 
-    final = engine.future(engine.submit(Double, n=3))
+    final = engine.future(engine.submit(Gate))
     final.add_done_callback(call_the_engine)
-    name, outputs = ran.result(PATIENCE)
-    assert outputs == {'n': 12}
+    gate.open.set()
+    name, is_finished_ok, outputs = ran.result(PATIENCE)
+    assert is_finished_ok and outputs == {'n': 6}
     assert name.startswith('treadle-step')
     here = []
     final.add_done_callback(lambda done: here.append(threading.current_thread()))
@@ -548,8 +549,8 @@ def test_a_callback_of_a_future_that_an_engine_leaves_behind(engine, gate):
     called = concurrent.futures.Future()
     engine.future(engine.submit(Gate)).add_done_callback(lambda done: called.set_result(done.exception()))
     assert gate.entered.acquire(timeout=PATIENCE)
-    gate.open.set()
     engine.core.terminations.close()
+    gate.open.set()
     engine.stop()
     assert isinstance(called.result(PATIENCE), EngineStopped)
 

@@ -78,7 +78,7 @@ except KeyboardInterrupt:
     child = int(script.wait_for('sleeping'))
     script.interrupt()
     assert script.wait_for('interrupted') == 'killed killed True'
-    ended = script.end(10)
+    ended = script.end()
     assert ended.code == -signal.SIGINT
     assert ended.err.rstrip().endswith('KeyboardInterrupt')
     assert 'StopTimeout' not in ended.err
@@ -108,7 +108,7 @@ outer()
 """)
     child = int(script.wait_for('sleeping'))
     script.interrupt()
-    ended = script.end(10)
+    ended = script.end()
     assert ended.code == -signal.SIGINT
     assert ended.err.rstrip().endswith('KeyboardInterrupt')
     assert not alive(child)
@@ -161,7 +161,7 @@ engine.wait(submit(Waits))
 """)
     child = int(script.wait_for('sleeping'))
     script.interrupt()
-    ended = script.end(10)
+    ended = script.end()
     assert ended.code == -signal.SIGINT
     assert '1 submitted process(es) have not ended: 1.' in ended.err
     assert not alive(child)  # its step was given up at the exit, and goes on in the next engine
@@ -169,6 +169,7 @@ engine.wait(submit(Waits))
 
 def test_a_step_that_cannot_be_ended_holds_up_neither_run_nor_the_exit_for_long(scripts, store):
     script = scripts.begin(HEADER + """
+treadle.engine.intents.UNWINDING_PATIENCE = 60
 class Burns(Process):
     @classmethod
     def define(cls, spec):
@@ -189,8 +190,8 @@ except KeyboardInterrupt:
     begun = time.monotonic()
     script.interrupt()
     script.wait_for('interrupted')
-    assert time.monotonic() - begun < 2
-    ended = script.end(10)
+    assert time.monotonic() - begun < 30
+    ended = script.end()
     assert ended.code == -signal.SIGINT
     assert re.search(r"'treadle-step-\d+' is at", ended.err)
     assert states(store) == {'Burns': 'killed'}
@@ -224,7 +225,7 @@ except KeyboardInterrupt:
         begun = time.monotonic()
         script.interrupt()
         script.wait_for('interrupted')
-        ended = script.end(10)
+        ended = script.end()
         assert time.monotonic() - begun < 5
     finally:
         connection.close()

@@ -367,7 +367,8 @@ def test_a_function_called_by_plain_code_that_is_killed_keeps_its_log(make_engin
     assert messages(make_engine().load(node.pid)) == ['begun', 'going']
 
 
-def test_a_step_that_is_cut_off_by_a_stop_logs_again_and_not_twice(make_engine):
+def test_a_step_that_is_cut_off_by_a_stop_logs_again_and_not_twice(make_engine, monkeypatch):
+    monkeypatch.setattr('treadle.engine.stopping.CLOSING_LEAST', 20.0)
     engine = make_engine()
     node = engine.submit(Cut)
     assert Cut.begun.wait(PATIENCE)

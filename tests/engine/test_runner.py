@@ -585,6 +585,7 @@ class TestRunningTheLoop:
                         print('cleaned up')
 
             with Runner(default_engine()) as runner:
+                runner.loop.slow_callback_duration = 60
                 try:
                     runner.run(Stands)
                 except KeyboardInterrupt:
@@ -610,6 +611,7 @@ class TestRunningTheLoop:
                         signal.raise_signal(signal.SIGINT)
 
             loop = asyncio.new_event_loop()
+            loop.slow_callback_duration = 60
             with Runner(default_engine(), loop) as runner:
                 node = runner.schedule(Spins)
                 try:

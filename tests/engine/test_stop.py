@@ -238,7 +238,8 @@ def test_queued_steps_behind_one_that_does_not_end_leave_no_thread(make_engine, 
     assert gate.steps == ['first']
 
 
-def test_on_kill_callbacks_are_called_when_the_engine_stops_without_waiting(make_engine):
+def test_on_kill_callbacks_are_called_when_the_engine_stops_without_waiting(make_engine, monkeypatch):
+    monkeypatch.setattr('treadle.engine.stopping.CLOSING_LEAST', 20.0)
     begun, ended, calls = threading.Event(), threading.Event(), []
 
     class Interruptible(Process):

@@ -14,7 +14,6 @@ import pytest
 
 from support.jobs import HASTY
 from treadle.engine import Computer, Engine, ShellJob
-from treadle.engine.stopping import CANCELLING_MOST
 from treadle.engine.testing import BlockAt, FakeComputers, FakeScheduler
 from treadle.engine.transports import Backoff, ConnectionAuthority
 
@@ -103,9 +102,8 @@ def test_kill_while_the_computer_is_down(rig: Rig, wait_until: Any, held: bool) 
         node = rig.submit(engine, 'sleep 300')
         wait_until(lambda: _state(engine, node) == 'submitted')
         rig.there.is_up = False
-        began = time.monotonic()
         engine.kill(node)
-        assert time.monotonic() - began < 1.0 and node.is_killed
+        assert node.is_killed
         wait_until(lambda: engine.core.source.reader.computer_note('fake'))
         assert _state(engine, node) == 'submitted'
         because = engine.why(node)['because']
@@ -138,9 +136,8 @@ def test_kill_when_the_computer_went_down_in_the_middle(
         gate.wait_reached()
         assert _state(engine, node) == state
         rig.there.is_up = False
-        began = time.monotonic()
         engine.kill(node)
-        assert time.monotonic() - began < 1.0 and node.is_killed
+        assert node.is_killed
         gate.open()
         if state == 'submitting':
             wait_until(lambda: engine.core.source.reader.computer_note('fake'))
@@ -153,7 +150,7 @@ def test_kill_when_the_computer_went_down_in_the_middle(
 
 
 def test_kill_with_nothing_running(rig: Rig, wait_until: Any) -> None:
-    """Killed when no engine is there, at once; cancelled by the next engine, whichever it is."""
+    """Killed when no engine is there; cancelled by the next engine, whichever it is."""
     from treadle.engine.store.control import write_once
     from treadle.engine.store.intents import kill
     from treadle.engine.store.location import locate
@@ -161,9 +158,8 @@ def test_kill_with_nothing_running(rig: Rig, wait_until: Any) -> None:
     with rig.make_engine() as engine:
         node = rig.submit(engine, 'sleep 300')
         wait_until(lambda: _state(engine, node) == 'submitted')
-    began = time.monotonic()
     write_once(locate(engine.location.url), lambda transaction: kill(transaction, [node.pid], 'from afar'))
-    assert time.monotonic() - began < 0.5
+    assert node.is_killed
     with rig.make_engine() as another:
         wait_until(lambda: _state(another, node) == 'gone')
         assert another.load(node.pid).is_killed
@@ -278,7 +274,10 @@ def test_a_stop_begins_no_job_while_it_waits(rig: Rig, wait_until: Any) -> None:
         assert another.load(other.pid).is_finished_ok
 
 
-def test_a_stop_does_not_wait_for_a_computer_that_is_down(rig: Rig, wait_until: Any) -> None:
+def test_a_stop_does_not_wait_for_a_computer_that_is_down(
+    rig: Rig, wait_until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('treadle.engine.stopping.CANCELLING_MOST', 60.0)
     with rig.make_engine() as engine:
         node = rig.submit(engine, 'sleep 300')
         wait_until(lambda: _state(engine, node) == 'submitted')
@@ -286,7 +285,8 @@ def test_a_stop_does_not_wait_for_a_computer_that_is_down(rig: Rig, wait_until: 
         wait_until(lambda: engine.core.source.reader.computer_note('fake'))
         engine.kill(node)
         began = time.monotonic()
-    assert time.monotonic() - began < CANCELLING_MOST
+        engine.stop(200)
+        assert time.monotonic() - began < 30
     assert [job.state for job in rig.scheduler.jobs()] == ['RUNNING']
     rig.there.is_up = True
     with rig.make_engine() as another:
@@ -294,7 +294,10 @@ def test_a_stop_does_not_wait_for_a_computer_that_is_down(rig: Rig, wait_until: 
     assert [job.state for job in rig.scheduler.jobs()] == ['CANCELLED']
 
 
-def test_ctrl_c_ends_the_wait_for_a_cancel_that_hangs(rig: Rig, wait_until: Any) -> None:
+def test_ctrl_c_ends_the_wait_for_a_cancel_that_hangs(
+    rig: Rig, wait_until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('treadle.engine.stopping.CANCELLING_MOST', 60.0)
     before = set(threading.enumerate())
     engine = rig.make_engine().start()
     node = rig.submit(engine, 'sleep 300')
@@ -311,8 +314,8 @@ def test_ctrl_c_ends_the_wait_for_a_cancel_that_hangs(rig: Rig, wait_until: Any)
     interrupts.start()
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        engine.stop(30)
-    assert time.monotonic() - began < CANCELLING_MOST
+        engine.stop(200)
+    assert time.monotonic() - began < 30
     interrupts.join(30)
     gate.open()
     wait_until(lambda: not [each for each in threading.enumerate() if each not in before])

@@ -209,9 +209,8 @@ def test_a_cancel_is_repeated_until_the_job_is_gone(rig: Rig, how: Any) -> None:
     node = rig.submit('sleep 300')
     rig.wait_state(node, 'submitted')
     rig.scheduler.fail('scancel', how, times=2)
-    began = time.monotonic()
     rig.engine.kill(node)
-    assert time.monotonic() - began < 1.0 and node.is_killed
+    assert node.is_killed
     rig.wait_state(node, 'gone')
     assert [job.state for job in rig.scheduler.jobs()] == ['CANCELLED']
 

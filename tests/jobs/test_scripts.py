@@ -245,8 +245,12 @@ def test_a_readlink_that_takes_one_name_at_a_time(make, tmp_path, monkeypatch):
 
 
 def test_a_job_is_listed_and_cancelled(make):
-    attempt = make('sleep 300 & sleep 300')
+    attempt = make('touch begun; sleep 300 & sleep 300')
     job_id = DIRECT.submitted_id(attempt.submit().submission)
+    deadline = time.monotonic() + 20
+    while not (attempt.folder / 'begun').exists():  # before it is a job, it is the shell that starts it
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     listed = attempt.listing().by_name[attempt.name]
     assert listed.job_id == job_id and listed.phase == 'running'
     attempt.cancel('1')  # another process's number

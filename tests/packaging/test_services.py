@@ -21,6 +21,8 @@ from provision import Group, Postgres, ServiceError, Slurm, Sshd
 from provision.cli import main
 from support.services import Services
 
+pytestmark = pytest.mark.timeout(180)
+
 CHECKOUT = Path(__file__).parents[2]
 PROVISION = CHECKOUT / 'tools' / 'provision'
 
@@ -147,8 +149,9 @@ def test_databases_outlive_a_kill_and_are_gone_when_dropped(make_postgres: Calla
 
 
 @pytest.mark.parametrize(('password', 'status'), [('right', 0), ('wrong', 2)])
-def test_the_role_guarded_needs_its_password(postgres_server: Postgres, password: str, status: int) -> None:
-    postgres_server.execute("DROP ROLE IF EXISTS guarded; CREATE ROLE guarded LOGIN PASSWORD 'right'")
+def test_the_role_guarded_needs_its_password(
+    guarded: None, postgres_server: Postgres, password: str, status: int
+) -> None:
     url = postgres_server.url('postgres').replace('treadle@', 'guarded@')
     psql = ['psql', url, '-c', 'SELECT 1']
     done = subprocess.run(psql, env={**os.environ, 'PGPASSWORD': password}, capture_output=True, text=True, timeout=30)

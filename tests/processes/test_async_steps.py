@@ -379,7 +379,8 @@ class TestStopping:
         assert (ended.state, dict(ended.outputs)) == ('finished', {'y': 6})
         assert [child.process_label for child in ended.called] == ['Child', 'Long']
 
-    def test_a_step_that_never_ends_is_cancelled_in_time(self, make_engine):
+    def test_a_step_that_never_ends_is_cancelled_in_time(self, make_engine, monkeypatch):
+        monkeypatch.setattr('treadle.engine.stopping.CLOSING_LEAST', 20.0)
         reached = threading.Event()
 
         class Never(Process):

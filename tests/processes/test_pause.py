@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -119,15 +120,17 @@ class Calls(WorkChain):
         pass
 
 
+def until(holds: Callable[[], bool], what: str = 'that') -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, f'{what} never came to be'
+        time.sleep(0.01)
+
+
 def settled(engine: Engine, pid: int) -> None:
     """Wait until no worker holds the process."""
     dispatcher = engine.core.dispatcher
-    done = threading.Event()
-    for _ in range(3000):
-        if all(held != pid for held, _ in list(dispatcher._held)):
-            return
-        done.wait(0.01)
-    pytest.fail(f'process {pid} is still held')
+    until(lambda: all(held != pid for held, _ in list(dispatcher._held)), f'the release of process {pid}')
 
 
 class TestPause:
@@ -239,6 +242,7 @@ class TestPause:
 class TestItself:
     def test_a_step_may_pause_its_process(self, engine: Engine):
         node = engine.submit(PausesItself, reason='look at x')
+        until(lambda: node.paused)  # it may not be held yet
         settled(engine, node.pid)
         assert (node.paused, node.outputs.x) == (True, 1)
         assert [entry.message for entry in node.log] == ['paused itself: look at x']

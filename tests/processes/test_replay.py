@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -386,8 +387,14 @@ class TestMismatch:
         first = make_engine()
         node = first.submit(Forgets)
         assert cut.happened.wait(20)
+        stopping = threading.Thread(target=first.stop)
+        stopping.start()
+        deadline = time.monotonic() + 20
+        while not first.core.dispatcher.is_closed:  # so that it does not come to its second step there
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         gates[0].set()
-        first.stop()
+        stopping.join()
         second = make_engine()
         node = second.wait(node.pid, timeout=20)
         assert node.is_finished_ok

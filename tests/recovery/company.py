@@ -16,7 +16,8 @@ from treadle.engine import Engine, Process, run
 from treadle.engine.faults import Faults
 from treadle.engine.testing import KillAt
 
-PATIENCE = 25.0
+#: Seconds after which what should have happened never will; before the run is ended for it.
+PATIENCE = 100.0
 
 #: The order of this run.
 _order: dict[str, Any] = {}

@@ -30,11 +30,11 @@ def main(order: dict[str, Any]) -> None:
         if role == 'submit':
             count = order.get('count', COUNT)
             nodes = [engine.submit(duel_items.Item, x=x, metadata={'key': f'item-{x}'}) for x in range(count)]
-            results['outputs'] = [node.outputs.y for node in engine.wait(nodes, timeout=20)]
+            results['outputs'] = [node.outputs.y for node in engine.wait(nodes, timeout=100)]
         elif role == 'own-work':
             results['outputs'] = [engine.run(duel_items.Item, x=1000)['y']]
         elif role == 'any-work':
-            results['outputs'] = [node.outputs.y for node in engine.wait(engine.query(), timeout=20)]
+            results['outputs'] = [node.outputs.y for node in engine.wait(engine.query(), timeout=100)]
         elif role == 'key':
             try:
                 results['outputs'] = [engine.run(duel_items.Item, x=order['x'], metadata={'key': 'one'})['y']]

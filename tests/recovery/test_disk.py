@@ -16,6 +16,10 @@ import pytest
 from treadle.engine import Engine, WorkChain, calcfunction, run
 from treadle.engine.errors import StoreFull, StoreReadOnly
 
+pytestmark = pytest.mark.timeout(180)
+
+#: Seconds after which what should have happened never will.
+PATIENCE = 40.0
 SIZE = 16 * 1024 * 1024
 #: Of such size that no room left in the write-ahead log takes it; the second goes among the large contents.
 TEXT, BLOB = ['x' * 6000] * 100, b'x' * 600_000
@@ -97,7 +101,7 @@ class Gate:
 
     def come(self) -> None:
         self.reached.set()
-        assert self.opened.wait(10)
+        assert self.opened.wait(PATIENCE)
 
 
 gate = Gate()
@@ -177,7 +181,7 @@ def test_submit_raises_at_the_call_and_writes_nothing(disk: Disk, value: Any) ->
                 engine.run(Echo, value=value)
         assert len(engine.query()) == 1
         disk.make_room()
-        node = engine.wait(engine.submit(Echo, value=value, metadata={'key': 'k'}), 30)
+        node = engine.wait(engine.submit(Echo, value=value, metadata={'key': 'k'}), PATIENCE)
         assert node.outputs.value == value
 
 
@@ -190,18 +194,18 @@ def test_what_runs_waits_for_room_and_goes_on(
     with Engine(disk.url, workers=1) as engine:
         assert engine.run(Echo, value='warm')['value'] == 'warm'
         node = engine.submit(Fills, how=how)
-        assert gate.reached.wait(10)
+        assert gate.reached.wait(PATIENCE)
         disk.fill()
         gate.opened.set()
-        assert full.wait(10), 'nothing was said about the disk'
+        assert full.wait(PATIENCE), 'nothing was said about the disk'
         assert node.state.value == 'running' and not node.is_terminated
         assert node._row().visit == 0
         disk.make_room()
-        final = engine.wait(node, 10)
+        final = engine.wait(node, PATIENCE)
         assert final.is_finished_ok, final.exception
         assert final.outputs.length == 600_000
         assert Fills.executed == 1, 'the step is not run again, only written again'
-        assert all(child.is_finished_ok for child in engine.wait(final.called, 10))
+        assert all(child.is_finished_ok for child in engine.wait(final.called, PATIENCE))
 
 
 def test_an_engine_that_stops_while_the_disk_is_full_loses_nothing(
@@ -210,10 +214,10 @@ def test_an_engine_that_stops_while_the_disk_is_full_loses_nothing(
     full = seen('free some space')
     with Engine(disk.url) as engine:
         node = engine.submit(Fills, how='text', metadata={'key': 'k'})
-        assert gate.reached.wait(10)
+        assert gate.reached.wait(PATIENCE)
         disk.fill()
         gate.opened.set()
-        assert full.wait(10)
+        assert full.wait(PATIENCE)
     disk.make_room()
     with Engine(disk.url) as engine:
         assert engine.run(Fills, how='text', metadata={'key': 'k'})['length'] == 600_000
@@ -231,7 +235,7 @@ def test_work_that_fills_the_disk_itself(disk: Disk) -> None:
                 nodes.append(engine.submit(Echo, value=f'{number} ' + 'y' * 20_000))
         assert len(engine.query()) == len(nodes)
         disk.make_room()
-        finals = engine.wait(nodes, 40)
+        finals = engine.wait(nodes, PATIENCE)
         assert all(final.is_finished_ok for final in finals)
         assert len(engine.query()) == len(nodes)
 

@@ -218,9 +218,9 @@ class Company:
 
     @contextlib.contextmanager
     def disturbed(
-        self, disturbance: Disturbance, rng: random.Random, most: int
+        self, disturbance: Disturbance, rng: random.Random, most: int, is_enough: Callable[[], bool]
     ) -> Iterator[Callable[[], int]]:
-        """Let it happen again and again while the body runs, at most so often.
+        """Let it happen again and again while the body runs, at most so often unless that is not enough.
 
         Gives what says how often it has happened.
         """
@@ -229,7 +229,7 @@ class Company:
         def disturb() -> None:
             nonlocal happened
             try:
-                while not over.wait(rng.uniform(*disturbance.pause)) and happened < most:
+                while not over.wait(rng.uniform(*disturbance.pause)) and (happened < most or not is_enough()):
                     disturbance.once(self, rng)
                     happened += 1
             except BaseException as error:

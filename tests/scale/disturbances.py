@@ -178,7 +178,7 @@ def _stop(company: Company, member: Member) -> None:
     """SIGSTOP; with SQLite not in the middle of a transaction, where it would keep everybody from writing."""
     while True:
         os.kill(member.os_pid, signal.SIGSTOP)
-        while {_state_of(task) for task in Path(f'/proc/{member.os_pid}/task').iterdir()} != {'T'}:
+        while not _is_stopped(member.os_pid):
             time.sleep(0)
         if not company.store.startswith('sqlite:') or _can_write(company.store.removeprefix('sqlite:///')):
             return
@@ -196,5 +196,10 @@ def _can_write(path: str) -> bool:
         connection.close()
 
 
-def _state_of(task: Path) -> str:
-    return (task / 'stat').read_text().rpartition(')')[2].split()[0]
+def _is_stopped(os_pid: int) -> bool:
+    """Whether all threads of an OS process stand still; a thread may end while they are looked at."""
+    try:
+        stats = [(task / 'stat').read_text() for task in Path(f'/proc/{os_pid}/task').iterdir()]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return {stat.rpartition(')')[2].split()[0] for stat in stats} == {'T'}

@@ -137,6 +137,11 @@ class Ledger:
                 )
         return again
 
+    def has_repetitions(self) -> bool:
+        """Whether any step has begun more than once so far."""
+        effects = self.effects
+        return len({(effect.pid, effect.visit) for effect in effects}) < len(effects)
+
     def stale(self) -> list[tuple[Effect, Effect]]:
         """Effects that began under a claim that had been taken over by then: each with the one before it."""
         newest: dict[int, Effect] = {}

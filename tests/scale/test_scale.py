@@ -51,15 +51,19 @@ def work(
     count, times = size
     # Those that cost nobody much time go on to the end.
     most = 2 * times if disturbance.fails_engines or isinstance(disturbance, BrokerKilled) else 10**9
+
+    def has_done_enough() -> bool:
+        return is_enough() and (company.ledger.has_repetitions() or not disturbance.fails_engines)
+
     for name in ('worker 1', 'worker 2'):
         if name not in company.workers:
             company.hire(name)
     loses_messages = disturbance.loses_messages
     # Slowly, where engines come to stand still for a lease: there has to be work all the time.
     pace = 0.1 if disturbance.fails_engines else 0.02
-    with company.disturbed(disturbance, random.Random(seed), most) as happened:
+    with company.disturbed(disturbance, random.Random(seed), most, has_done_enough) as happened:
         company.order(count, pace=pace, loses_messages=loses_messages)
-        while happened() < times or not is_enough():
+        while happened() < times or not has_done_enough():
             company.order(30, pace=pace, loses_messages=loses_messages)
     company.dismiss()
     again = company.audit(fails_engines=disturbance.fails_engines)

@@ -16,16 +16,28 @@ from typing import Any, Self
 
 import msgspec
 
-from treadle.engine.faults import Faults, NoFaults
+from treadle.engine.faults import FaultPoint, Faults, NoFaults
 from treadle.engine.store.engines import register_engine
 from treadle.engine.store.location import locate
 from treadle.engine.store.postgresql.connection import connect
 from treadle.engine.store.records import Advance, EngineRecord, Fence, Held, ProcessRecord, StateChange, Unit
 from treadle.engine.store.sqlite.location import SqliteLocation
 from treadle.engine.store.store_thread import StoreThread
+from treadle.engine.testing import Together
 
 #: From so many deaths of its engines on a process is a suspect here.
 SUSPECT = 2
+
+
+class _Answered:
+    """Counts the batches of which the listener was told all."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+
+    def hit(self, point: FaultPoint) -> None:
+        if point is FaultPoint.BATCH_ANSWERED:
+            self.batches += 1
 
 
 class Rig:
@@ -34,26 +46,26 @@ class Rig:
     :param lease: how long it may stand still, as in :meth:`~..StoreLocation.make_database`.
     :ivar admitting: whether :meth:`admits` lets anything be claimed.
     :ivar successor: the row under which it goes on when it was declared dead.
-    :ivar told: the changes of each commit; ``claims``: what was claimed.
     """
 
     def __init__(self, url: str, *, faults: Faults | None = None, lease: float = 10.0, **options: Any) -> None:
         self.location = locate(url)
         self.admitting = False
-        self.told: list[StateChange] = []
-        self.claims: list[ProcessRecord] = []
+        self._told: list[StateChange] = []
+        self._claims: list[ProcessRecord] = []
         self.pauses: dict[int, bool] = {}
         self.listener_error: BaseException | None = None
         self.has_suspect = False
         self.lives: list[int] = []
         self.successor: EngineRecord | None = None
+        self._answered = _Answered()
         self.database = self.location.make_database(name='rig', lease=lease)
         self.store = StoreThread(
             database=self.database,
             statements=self.location.statements(),
             admission=self,
             listener=self,
-            faults=faults or NoFaults(),
+            faults=Together(self._answered, faults or NoFaults()),
             **options,
         )
         self._pids = itertools.count(1)
@@ -81,13 +93,32 @@ class Rig:
     ) -> None:
         if self.listener_error is not None:
             raise self.listener_error
-        self.told.extend(changes)
-        self.claims.extend(claims)
+        self._told.extend(changes)
+        self._claims.extend(claims)
 
     def paused(self, pauses: Mapping[int, bool]) -> None:
         self.pauses.update(pauses)
 
     # -- for tests ---------------------------------------------------------------------------------------
+
+    @property
+    def told(self) -> list[StateChange]:
+        """The changes of each commit, of all that has been answered."""
+        self._wait_until_told()
+        return self._told
+
+    @property
+    def claims(self) -> list[ProcessRecord]:
+        """What was claimed, of all that has been answered."""
+        self._wait_until_told()
+        return self._claims
+
+    def _wait_until_told(self) -> None:
+        # The store thread answers first, and tells then.
+        deadline, batches = time.monotonic() + 20, self.store.batches
+        while self._answered.batches < batches and self.store._thread.is_alive():
+            assert time.monotonic() < deadline, 'the listener was never told'
+            time.sleep(0.001)
 
     def __enter__(self) -> Self:
         self.store.start(20)

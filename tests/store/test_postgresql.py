@@ -41,17 +41,16 @@ def sessions(url: str, name: str) -> list[int]:
         return [row[0] for row in connection.execute(query, [name])]
 
 
-def wait_for_state(url: str, name: str, state: str) -> None:
+def wait_for_state(connection: psycopg.Connection[Any], name: str, state: str) -> None:
     """Wait until the session of that name is in that state."""
     query = (
         'SELECT FROM pg_stat_activity'
         ' WHERE datname = current_database() AND application_name = %s AND state = %s'
     )
-    with psycopg.connect(url, autocommit=True) as connection:
-        deadline = time.monotonic() + PATIENCE
-        while connection.execute(query, [name, state]).fetchone() is None:
-            assert time.monotonic() < deadline, f'{name} is not {state}'
-            time.sleep(0.01)
+    deadline = time.monotonic() + PATIENCE
+    while connection.execute(query, [name, state]).fetchone() is None:
+        assert time.monotonic() < deadline, f'{name} is not {state}'
+        time.sleep(0.01)
 
 
 def end_session(url: str, *pids: int) -> None:
@@ -115,11 +114,11 @@ def refused(url: str) -> str:
     return str(caught.value)
 
 
-def test_errors_name_the_place_and_the_remedy(postgres_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_name_the_place_and_the_remedy(
+    guarded: None, postgres_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv('PGPASSWORD', raising=False)
     port = postgres_server.port
-    with contextlib.suppress(Exception):
-        postgres_server.execute("CREATE ROLE guarded LOGIN PASSWORD 'right'")
     wrong = refused(f'postgresql://guarded:secret@127.0.0.1:{port}/postgres')
     assert f'127.0.0.1:{port} refuses the password' in wrong and "'guarded'" in wrong and 'PGPASSWORD' in wrong
     assert 'PGPASSWORD' in refused(f'postgresql://guarded@127.0.0.1:{port}/postgres')
@@ -281,7 +280,7 @@ MUCH = "SELECT repeat('x', 1000), pg_sleep(0.00001) FROM generate_series(1, 1000
 def test_a_writer_that_stands_still_in_a_transaction_holds_its_rows_for_a_share_of_its_lease(
     rigs: Any, postgres_store: str, more: list[str], state: str, end: str
 ) -> None:
-    with rigs.Rig(postgres_store) as rig:
+    with rigs.Rig(postgres_store) as rig, psycopg.connect(postgres_store, autocommit=True) as observer:
         fence = rig.running()
         other = subprocess.Popen(
             [sys.executable, '-P', '-c', HOLDER, postgres_store, *more],
@@ -289,7 +288,7 @@ def test_a_writer_that_stands_still_in_a_transaction_holds_its_rows_for_a_share_
         )  # fmt: skip
         try:
             assert other.stdout is not None and other.stdout.readline() == 'holds\n'
-            wait_for_state(postgres_store, 'stands', state)
+            wait_for_state(observer, 'stands', state)
             os.kill(other.pid, signal.SIGSTOP)
             assert isinstance(rig.commit(rigs.proceed(fence)), Held)
             os.kill(other.pid, signal.SIGCONT)

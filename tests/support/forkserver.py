@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 #: Seconds after which a run that hangs is ended by the kernel, with its stacks on standard error.
-PATIENCE = 30
+PATIENCE = 110
 
 
 def serve(run: Callable[[dict[str, Any]], object]) -> None:

@@ -13,16 +13,21 @@ from treadle.engine.testing import BlockAt, KillAt
 
 
 class StopAt(BlockAt):
-    """Stops this OS process with SIGSTOP, while it is in the middle of no transaction: others must be able to write."""
+    """Stops this OS process with SIGSTOP, while it is in the middle of no transaction: others must be able to write.
+
+    :ivar may_stop: set when it has said what the test wants to hear of it.
+    """
 
     def __init__(self, point: str, hit: int) -> None:
         super().__init__(point, hit=hit)
         self._stopped = False
+        self.may_stop = threading.Event()
 
     def hit(self, point: Any) -> None:
         super().hit(point)
         if point == 'store.batch-answered' and self.is_reached and not self._stopped:
             self._stopped = True
+            self.may_stop.wait()
             # To this very thread, which comes no further: one that is sent to the process may be taken by another.
             signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
             self.release()
@@ -54,6 +59,8 @@ def main() -> None:
         print('pid', node.pid, flush=True)
         if isinstance(faults, KillOnceSubmitted):
             faults.submitted = True
+        if isinstance(faults, StopAt):
+            faults.may_stop.set()
         engine.wait(node, timeout=50)
         print('ended', node.state, flush=True)
 

@@ -9,13 +9,14 @@ import gc
 import logging
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 
 import pytest
 
-#: Seconds that a thread which is ending gets to do so.
-GRACE = 5.0
+#: Seconds that the threads which are ending get to do so, all together.
+GRACE = 20.0
 
 
 @pytest.fixture(autouse=True)
@@ -24,9 +25,10 @@ def no_leaked_threads() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     left = [thread for thread in threading.enumerate() if thread not in before]
+    deadline = time.monotonic() + GRACE
     for thread in left:
         if not isinstance(thread, threading._DummyThread):
-            thread.join(GRACE / len(left))
+            thread.join(max(0.0, deadline - time.monotonic()))
     frames = sys._current_frames()
     stacks = [
         f'{thread.name}:\n{"".join(traceback.format_stack(frames[thread.ident]))}'

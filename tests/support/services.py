@@ -147,6 +147,15 @@ def postgres(postgres_server: Postgres) -> Iterator[str]:
 
 
 @pytest.fixture
+def guarded(postgres_server: Postgres) -> None:
+    """The role of that name on the shared server has a password, `right`; for one test at a time."""
+    postgres_server.execute(
+        'DO $$ BEGIN CREATE ROLE guarded LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$; '
+        "ALTER ROLE guarded PASSWORD 'right'"
+    )
+
+
+@pytest.fixture
 def broker(services: Services) -> Iterator[str]:
     """The URL of a virtual host of the test's own on the RabbitMQ of the checkout."""
     rabbitmq = services.shared('rabbitmq')

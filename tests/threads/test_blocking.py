@@ -3,6 +3,7 @@ from __future__ import annotations
 import _thread
 import asyncio
 import concurrent.futures
+import itertools
 import os
 import signal
 import subprocess
@@ -155,7 +156,9 @@ def test_interrupts_at_any_moment_leave_waiting_intact(loop_thread: LoopThread) 
     interrupted = 0
     futures = []
     try:
-        for number in range(1500):
+        for number in itertools.count():
+            if number >= 1500 and interrupted:
+                break
             try:
                 armed = True
                 future = loop_thread.bridge.submit(asyncio.sleep, 0, number)
@@ -173,7 +176,6 @@ def test_interrupts_at_any_moment_leave_waiting_intact(loop_thread: LoopThread) 
         signal.signal(signal.SIGUSR1, before)
     for number, future in futures:
         assert wait(future, 5) == number
-    assert interrupted
     assert wait(loop_thread.bridge.submit(asyncio.sleep, 0, 'alive'), 5) == 'alive'
 
 
@@ -196,15 +198,16 @@ def test_signal_handlers_may_post(loop_thread: LoopThread) -> None:
     stormer = threading.Thread(target=storm)
     stormer.start()
     try:
-        for _ in range(20_000):
+        posted = 0
+        while posted < 20_000 or not seen:
             loop_thread.bridge.post(int)
+            posted += 1
     finally:
         stop.set()
         stormer.join()
         signal.signal(signal.SIGUSR1, before)
     loop_thread.bridge.call(int).result(5)
     assert sent
-    assert seen
 
 
 def test_a_ctrl_c_that_did_not_wake_the_main_thread_is_noticed() -> None:

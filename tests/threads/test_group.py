@@ -159,13 +159,14 @@ def test_it_works_with_threads(make_thread: Make) -> None:
 
     def hold() -> None:
         held.set()
-        release.wait(5)
+        release.wait(30)
 
     second.bridge.post(hold)
-    assert held.wait(5)
+    assert held.wait(20)
     with pytest.raises(StopTimeout, match=r'treadle-worker-2.*in .*wait') as caught:
         group.stop(0.2)
-    assert caught.value.names == ('treadle-worker-2',)
+    assert 'treadle-worker-2' in caught.value.names  # others may not have been so quick
+    first.join(20)
     assert first.state is LoopState.STOPPED
     release.set()
     group.stop()

@@ -29,14 +29,14 @@ class Held:
 
         def hold_the_loop() -> None:
             begun.set()
-            self.release.wait(5)
+            self.release.wait(30)
 
         thread.bridge.post(hold_the_loop)
-        assert begun.wait(5)
+        assert begun.wait(20)
 
     def end(self) -> None:
         self.release.set()
-        self.thread.bridge.call(int).result(5)
+        self.thread.bridge.call(int).result(20)
 
 
 def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -104,12 +104,16 @@ def test_threads_come_and_go(make_thread: Make) -> None:
     assert repr(watchdog) == '<Watchdog of 0 loops, threshold 1 s>'
 
 
-def test_its_own_thread_reports_in_time(loop_thread: LoopThread, caplog: pytest.LogCaptureFixture) -> None:
+def test_its_own_thread_reports_in_time(loop_thread: LoopThread) -> None:
     reported = threading.Semaphore(0)
+    told: list[str] = []
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            reported.release()
+            # On a busy machine the loop may seem to be held before.
+            if told or 'hold_the_loop' in record.getMessage():
+                told.append(record.getMessage())
+                reported.release()
 
     handler = Handler()
     logger = logging.getLogger('treadle.threads.watchdog')
@@ -118,14 +122,14 @@ def test_its_own_thread_reports_in_time(loop_thread: LoopThread, caplog: pytest.
     watchdog.start()
     try:
         held = Held(loop_thread)
-        assert reported.acquire(timeout=5)
+        assert reported.acquire(timeout=20)
         held.end()
-        assert reported.acquire(timeout=5)
+        assert reported.acquire(timeout=20)
     finally:
         watchdog.stop()
         logger.removeHandler(handler)
-    assert 'hold_the_loop' in messages(caplog)[0]
-    assert 'comes round again' in messages(caplog)[1]
+    assert 'hold_the_loop' in told[0]
+    assert 'comes round again' in told[1]
 
 
 def test_misuse() -> None:

@@ -346,7 +346,7 @@ class TestCircuitBreaker:
                 transport = await request
                 for _ in range(20):
                     await transport.stat('.')
-            assert time.monotonic() - begun < 0.5
+            assert time.monotonic() - begun < 5  # and not 20 intervals
             await until(lambda: connections.states()[0].phase == 'closed')
             await ask(queue, spec)
             assert time.monotonic() - begun >= 0.5

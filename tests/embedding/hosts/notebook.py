@@ -80,13 +80,13 @@ async def restarted(notebook, gate):
     await asyncio.to_thread((gate / 'entered').read_text)
     (gate / 'open').rename(gate / 'opened')
     await notebook.km.restart_kernel(now=True)
-    await notebook.kc.wait_for_ready(timeout=30)
+    await notebook.kc.wait_for_ready(timeout=120)
     await notebook.cell(IMPORTS)
     await notebook.cell(f'print({WAIT.format(gate=str(gate))})')
 
 
 async def main(what, gate):
-    notebook = Notebook(nbformat.v4.new_notebook(), timeout=30)
+    notebook = Notebook(nbformat.v4.new_notebook(), timeout=120, startup_timeout=120)
     async with notebook.async_setup_kernel():
         await what(notebook, gate)
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from work import Double, increment
 
-from treadle.engine import run, submit
+from treadle.engine import default_engine, run, submit
 
 
 async def test_awaiting(engine):
@@ -31,7 +31,7 @@ async def test_blocking_inside_a_coroutine(engine):
 async def test_the_default_engine():
     assert run(Double, n=6) == {'n': 12}
     assert increment(1) == 2
-    submit(Double, n=7)
+    assert default_engine().wait(submit(Double, n=7)).outputs.n == 14
 
 
 @pytest.fixture
