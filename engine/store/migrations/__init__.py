@@ -14,7 +14,7 @@ from ...errors import StoreTooNew, StoreUnavailable
 __all__ = ['APPLICATION_ID', 'HEAD', 'require_head', 'too_new']
 
 #: The newest revision. A test keeps it equal to Alembic's head.
-HEAD: Final = '0007'
+HEAD: Final = '0008'
 #: What SQLite keeps in the file's header as ``application_id`` ('trdl'): tells our files from others'.
 APPLICATION_ID: Final = 0x7472646C
 
