@@ -67,7 +67,7 @@ class PostgresqlContents:
             settings['idle_in_transaction_session_timeout'] = '0'
             with uncut, contextlib.closing(connect(self._server, **settings)) as connection:
                 if not any_revision:
-                    check_schema(connection, self._server)
+                    check_schema(connection, self._server, exactly=True)
                 connection.autocommit = False
                 with _wrapped(connection).begin() as wrapped:
                     yield wrapped
