@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from treadle.engine import EngineStopped
+from treadle.engine import Engine, EngineStopped, Process
 from treadle.engine.errors import StoreTooNew
 from treadle.engine.store.migrations import HEAD
 from treadle.engine.store.migrations.run import compatible_since, script_directory
@@ -89,6 +89,23 @@ def test_an_engine_that_would_not_understand_it_ends(
     assert [type(error) for error in crashes] == [StoreTooNew]
     with contextlib.closing(rig.location.open_reader()) as reader, pytest.raises(StoreTooNew):
         reader.process(fence.pid)
+
+
+class Nothing(Process):
+    def run(self) -> None:
+        pass
+
+
+def test_whoever_uses_an_engine_that_has_ended_for_that_is_told(store_url: str) -> None:
+    with Engine(store_url) as engine:
+        engine.run(Nothing)
+        set_revision(engine.location, '9999', '9999')
+        with pytest.raises(EngineStopped, match='newer Treadle made'):
+            engine.run(Nothing)
+        engine.core.store._thread.join(20)
+        with pytest.raises(EngineStopped, match='has ended: the store .* newer Treadle made'):
+            engine.submit(Nothing)
+    set_revision(engine.location, HEAD, HEAD)
 
 
 def test_an_upgrade_says_since_when_engines_can_go_on(rig: Any) -> None:
