@@ -103,7 +103,7 @@ def test_whoever_uses_an_engine_that_has_ended_for_that_is_told(store_url: str) 
         with pytest.raises(EngineStopped, match='newer Treadle made'):
             engine.run(Nothing)
         engine.core.store._thread.join(20)
-        with pytest.raises(EngineStopped, match='has ended: the store .* newer Treadle made'):
+        with pytest.raises(EngineStopped, match=r'has ended: the store .* newer Treadle made'):
             engine.submit(Nothing)
     set_revision(engine.location, HEAD, HEAD)
 

@@ -168,3 +168,13 @@ def test_no_snapshot_is_open_while_large_contents_are_copied(rig: Any, tmp_path:
     watched = Watched(rig.location)
     assert export_store(watched, tmp_path / 'store.zip').objects == 1  # type: ignore[arg-type]
     assert watched.seen == [0, 0]
+
+
+def test_a_large_exit_status_is_moved_from_a_file_to_postgresql(rigs: Any, postgres: str, tmp_path: Path) -> None:
+    with rigs.Rig(f'sqlite:///{tmp_path}/store.db') as old:
+        record = old.record(state='finished', exit_status=0xDEADBEEF)
+        old.commit(Unit(create=(record,)))
+        export_store(old.location, tmp_path / 'store.zip', first=lambda: retire(old.location))
+    import_store(locate(postgres), tmp_path / 'store.zip')
+    with contextlib.closing(locate(postgres).open_reader()) as reader:
+        assert reader.process(record.pid).exit_status == 0xDEADBEEF
