@@ -81,7 +81,7 @@ class Claims:
         self._add_origins({engine_id})
 
     def learn_origins(self) -> None:
-        """Learn which engines of this script have ended: their processes are this one's now; where blocking is allowed.
+        """Learn which engines of this script have left what is this one's now; where blocking is allowed.
 
         :raises StoreError: the store does not answer.
         """

@@ -25,7 +25,7 @@ from .communication.messages import HINT_CHANGES, HINT_WORK
 from .config import Diagnostics
 from .desk.timing import Timing
 from .dispatcher import Dispatcher
-from .errors import EngineStopped, LeaseLost, ProcessParked, StepAborted, StoreRetired, StoreUnavailable
+from .errors import EngineStopped, LeaseLost, ProcessParked, StepAborted, StoreLost, StoreUnavailable
 from .exit_code import ExitCode
 from .faults import Faults
 from .homes import Homes
@@ -289,11 +289,11 @@ class Core:
         if self.crash is None:
             self.crash = error
         self.begin_no_step()
-        if isinstance(error, StoreRetired):
+        if isinstance(error, StoreLost):
             # What has begun is run again elsewhere, and may leave nothing running here.
             for visit in self.dispatcher.visits():
                 self.aborts.abort(visit, LeaseLost(f'process {visit.pid}: {error}'), self.steps.post_beside)
-        self.terminations.close(str(error) if isinstance(error, StoreRetired) else None)
+        self.terminations.close(str(error) if isinstance(error, StoreLost) else None)
 
     def _worker_crashed(self, thread: LoopThread, error: BaseException) -> None:
         LOGGER.critical('%s crashed; the engine stops', thread.name, exc_info=error)
@@ -340,7 +340,7 @@ class Core:
             )
         if state != 'running':
             raise EngineStopped(f'engine {self.name!r} is {state}; create and start another')
-        if isinstance(self.crash, StoreRetired):
+        if isinstance(self.crash, StoreLost):
             raise EngineStopped(f'engine {self.name!r} has ended: {self.crash}') from self.crash
         if self.crash is not None:
             raise EngineStopped(

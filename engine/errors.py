@@ -41,7 +41,11 @@ class StoreRefused(StoreUnavailable):
     """A database server does not let us in: something has to be set right, and waiting does not help."""
 
 
-class StoreTooNew(StoreError):
+class StoreLost(StoreError):
+    """The store is not one that this Treadle may write to, and will not become one: an engine that was at work ends."""
+
+
+class StoreTooNew(StoreLost):
     """The store was written by a newer Treadle than this one."""
 
 
@@ -57,7 +61,7 @@ class UnsupportedStore(StoreError):
     """The store's URL or file system cannot carry a store."""
 
 
-class StoreRetired(StoreError):
+class StoreRetired(StoreLost):
     """The store was closed for good: what was in it goes on in another one."""
 
 

@@ -12,6 +12,21 @@ from typing import Any, NamedTuple
 
 from .errors import SpecError
 
+#: The statuses that every database can hold: whole numbers of 64 bits.
+_LEAST, _MOST = -(2**63), 2**63 - 1
+
+
+def check_status(label: str, status: Any) -> None:
+    """See to it that a status can be stored.
+
+    :raises TypeError: it is no int.
+    :raises ValueError: it is too large.
+    """
+    if not isinstance(status, int) or isinstance(status, bool):
+        raise TypeError(f'{label}: the exit status must be an int, not {status!r}')
+    if not _LEAST <= status <= _MOST:
+        raise ValueError(f'{label}: the exit status {status} does not fit into 64 bits; give a smaller one')
+
 
 class ExitCode(NamedTuple):
     """What a process ended with; immutable, comparable to and unpackable as a tuple.
@@ -112,6 +127,10 @@ class ExitCodesNamespace(Mapping[str, ExitCode]):
         status: Any = code.status
         if not isinstance(status, int) or isinstance(status, bool) or status < 0:
             raise SpecError(f'exit code {label}: the status must be an int >= 0, not {status!r}')
+        try:
+            check_status(f'exit code {label}', status)
+        except ValueError as error:
+            raise SpecError(str(error)) from None
         if not isinstance(code.message, str):
             raise SpecError(f'exit code {label}: the message must be a str, not {code.message!r}')
         if not isinstance(code.invalidates_cache, bool):

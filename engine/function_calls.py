@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from .errors import EngineStopped, KilledError, LeaseLost, ProcessParked, StepAborted
-from .exit_code import ExitCode
+from .exit_code import ExitCode, check_status
 from .faults import FaultPoint
 from .intents import Intents
 from .node import ProcessNode
@@ -211,6 +211,7 @@ class FunctionCalls:
             with entered(visit):
                 returned = contextvars.copy_context().run(process.call)
                 exit_code = returned if isinstance(returned, ExitCode) else ExitCode()
+                check_status(f'{function.__name__}() returned {exit_code!r}', exit_code.status)
                 if not isinstance(returned, ExitCode):
                     process.out_many(as_outputs(returned))
             self._parts.faults.hit(FaultPoint.FUNCTION_RETURNED)

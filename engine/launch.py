@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from .errors import ValidationError
 from .jobs.known import check_computers
@@ -22,7 +22,10 @@ from .store.reader import Reader
 from .store.records import ProcessRecord, storable
 from .values import Codec
 
-__all__ = ['code_of', 'compose', 'resolve']
+__all__ = ['LONGEST_KEY', 'code_of', 'compose', 'resolve']
+
+#: Bytes of a key: what stands in an index is limited, by PostgreSQL to some 2,700.
+LONGEST_KEY: Final = 1000
 
 
 def resolve(
@@ -163,4 +166,10 @@ def _check_metadata(label: str, metadata: Any) -> Mapping[str, str]:
             )
     if metadata.get('key') == '':
         raise ValidationError(f'{label}: metadata.key is empty; give a key that names this piece of work, or none')
+    size = len(metadata.get('key', '').encode())
+    if size > LONGEST_KEY:
+        raise ValidationError(
+            f'{label}: metadata.key has {size} bytes ({metadata["key"][:40]!r}...), and {LONGEST_KEY} are the most; '
+            f'give a hash of what makes it so long'
+        )
     return metadata

@@ -19,15 +19,20 @@ from ..store.location import StoreLocation, locate
 from ..store.reader import Reader
 from .output import clean
 
-__all__ = ['OpenStore', 'broker_option', 'json_option', 'open_store', 'patiently', 'store_option', 'wait_option']
+__all__ = [
+    'OpenStore', 'broker_option', 'json_option', 'open_store', 'patiently', 'store_option', 'wait_option',
+    'without_password',
+]  # fmt: skip
 
 F = TypeVar('F', bound=Callable[..., Any])
 T = TypeVar('T')
 
-#: What else to do with a password than to write it on the command line, by the option: a variable, or a file.
+#: What else to do with a password than to write it on the command line, by the option's name.
 _REMEDIES: Final = {
-    'store': (STORE_VARIABLE, 'write the password into ~/.pgpass, or say ?passfile=PATH of another such file'),
-    'broker': (BROKER_VARIABLE, 'write ?password_file=PATH'),
+    'store': f'set {STORE_VARIABLE} to the URL, or write the password into ~/.pgpass, or say ?passfile=PATH of another '
+    'such file',
+    'broker': f'set {BROKER_VARIABLE} to the URL, or write ?password_file=PATH',
+    'moved_to': 'leave it out: whoever is told where the store is has a password of his own',
 }
 #: Seconds between two attempts: at first, and at most.
 _PAUSE_FIRST, _PAUSE_MOST = 0.25, 10.0
@@ -60,7 +65,7 @@ def store_option(command: F) -> F:
     return click.option(
         '--store',
         metavar='URL',
-        callback=_without_password,
+        callback=without_password,
         help='The store, as sqlite:///path or postgresql://user@host/database. '
         f"Default: {STORE_VARIABLE}, else a file in the user's data directory.",
     )(command)
@@ -71,19 +76,17 @@ def broker_option(command: F) -> F:
     return click.option(
         '--broker',
         metavar='URL',
-        callback=_without_password,
+        callback=without_password,
         help=f'The broker, as amqp://user@host/vhost?password_file=PATH. Default: {BROKER_VARIABLE}, where the '
         'password may stand in the URL. An empty text is none.',
     )(command)
 
 
-def _without_password(context: click.Context, parameter: click.Parameter, url: str | None) -> str | None:
-    # Every user of the machine can read the arguments of a command.
+def without_password(context: click.Context, parameter: click.Parameter, url: str | None) -> str | None:
+    """The URL of an option, if no password stands in it: everybody on the machine can read a command's arguments."""
     if url and has_password(url):
-        variable, remedy = _REMEDIES[parameter.name or '']
-        raise click.BadParameter(
-            f'everybody on this machine can see a password on the command line; set {variable} to the URL, or {remedy}'
-        )
+        remedy = _REMEDIES[parameter.name or '']
+        raise click.BadParameter(f'everybody on this machine can see a password on the command line; {remedy}')
     return url
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 import msgspec
 
-from ..errors import StoreRetired, TreadleError
+from ..errors import StoreLost, TreadleError
 from ..launch import code_of, compose
 from ..store import notes
 from ..store.control import write_once
@@ -196,7 +196,7 @@ def worker(
         if engine.core.dispatcher.is_closed:
             crash = engine.core.crash
             engine.stop(drain)
-            if isinstance(crash, StoreRetired):
+            if isinstance(crash, StoreLost):
                 raise crash
             raise click.ClickException('the engine has failed; its log says why')
     engine.communicator.remove_task_subscriber(tasks)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from ..store.location import locate
-from .options import patiently, store_option, wait_option
+from .options import patiently, store_option, wait_option, without_password
 from .output import clean
 
 if TYPE_CHECKING:
@@ -28,7 +28,13 @@ def store() -> None:
 @store.command(name='export', short_help='Write all that a store holds into one file.')
 @click.argument('file', type=click.Path())
 @click.option('--retire', is_flag=True, help='Close the store for good first, so that all goes on in another one.')
-@click.option('--to', 'moved_to', metavar='URL', help='With --retire: the other store, for whoever still comes here.')
+@click.option(
+    '--to',
+    'moved_to',
+    metavar='URL',
+    callback=without_password,
+    help='With --retire: the other store, for whoever still comes here.',
+)
 @store_option
 def export_command(file: str, retire: bool, moved_to: str | None, store: str | None) -> None:
     """Write all that a store holds into FILE: processes in every state, logs, files, keys.

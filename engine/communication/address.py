@@ -25,6 +25,8 @@ _FORM: Final = 'write amqp://user:password@host:5672/vhost, or amqps://... for T
 _PORTS: Final = {'amqp': 5672, 'amqps': 5671}
 _FILES: Final = ('cafile', 'capath', 'certfile', 'keyfile')
 _OPTIONS: Final = (*_FILES, 'password_file', 'heartbeat', 'connection_timeout')
+#: Options of a URL, of whatever kind, that are secrets.
+_SECRETS: Final = frozenset({'password', 'sslpassword', 'oauth_client_secret', 'scram_client_key', 'scram_server_key'})
 #: Seconds between signs of life, and seconds that connecting may take.
 HEARTBEAT: Final = 15
 CONNECTION_TIMEOUT: Final = 10.0
@@ -97,13 +99,20 @@ def address_of(broker: str | None, *, environment: bool = True) -> BrokerAddress
 
 
 def has_password(url: str) -> bool:
-    """Whether a password stands in the URL itself, of a broker or of a store."""
+    """Whether a password stands in the URL itself, of a broker or of a store; or may, where it is not well written."""
     try:
         parts = urlsplit(url)
         options = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
-        return parts.password is not None or not {'password', 'sslpassword'}.isdisjoint(options)
     except ValueError:
         return '@' in url
+    if not _SECRETS.isdisjoint(options):
+        return True
+    if not parts.netloc:
+        return False  # a file, whose path may hold anything
+    # Not what urlsplit takes for the password: one with a "/" or a "?" in it reaches beyond the first of them.
+    base, _, query = url.partition('?')
+    before = (base if '@' in base else f'{base}?{query}').rpartition('@')[0]
+    return ':' in before.partition('//')[2]
 
 
 def _parse(url: str, source: str) -> BrokerAddress:
@@ -117,9 +126,11 @@ def _parse(url: str, source: str) -> BrokerAddress:
         raise ConfigurationError(f'{source} does not begin with amqp:// or amqps://; {_FORM}')
     if not host:
         raise ConfigurationError(f'{source} names no host; {_FORM}')
-    if parts.fragment or '/' in parts.path[1:]:
+    # Of a password that has a "/" or a "?", the end would be taken for the virtual host or an option.
+    if parts.fragment or not {'/', '@'}.isdisjoint(parts.path[1:]) or ('@' in parts.query and '@' not in parts.netloc):
         raise ConfigurationError(
-            f'{source}: the virtual host in it has a character that must be quoted (/ is %2F, # is %23); {_FORM}'
+            f'{source}: the password or the virtual host in it has a character that must be quoted (/ is %2F, '
+            f'@ is %40, # is %23, ? is %3F); {_FORM}'
         )
     options = _options(parts.query, source)
     return BrokerAddress(

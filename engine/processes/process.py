@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import SpecError
-from ..exit_code import ExitCode, ExitCodesNamespace
+from ..exit_code import ExitCode, ExitCodesNamespace, check_status
 from ..logging import ProcessLogger, process_logger, report_to
 from ..spec import PortNamespace, ProcessSpec
 from ..spec.exposure import exposed_class
@@ -300,10 +300,11 @@ class Process:
 def as_exit_code(label: str, returned: Any) -> ExitCode:
     if returned is None:
         return SUCCESS
-    if isinstance(returned, ExitCode):
-        return returned
     if isinstance(returned, int) and not isinstance(returned, bool):
-        return ExitCode(returned)
+        returned = ExitCode(returned)
+    if isinstance(returned, ExitCode):
+        check_status(f'a step of {label} returned {returned!r}', returned.status)
+        return returned
     raise TypeError(
         f'a step of {label} returned {returned!r}; return None, an int, an ExitCode or (in a work chain) ToContext'
     )

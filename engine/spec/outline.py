@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn, TypeAlias
 
 from ..errors import SpecError
-from ..exit_code import ExitCode
+from ..exit_code import ExitCode, check_status
 from .instructions import End, Instruction, Op, Outline, Step
 
 __all__ = [
@@ -120,6 +120,10 @@ class Return:
             exit_code = ExitCode(exit_code)
         if not isinstance(exit_code, ExitCode) or exit_code.status < 0:
             raise SpecError(f'return_() takes an ExitCode or an int >= 0, not {exit_code!r}')
+        try:
+            check_status('return_()', exit_code.status)
+        except (TypeError, ValueError) as error:
+            raise SpecError(str(error)) from None
         return Return(exit_code)
 
     def __repr__(self) -> str:

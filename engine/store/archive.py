@@ -19,6 +19,7 @@ Rows and contents are written and read one after the other, never held together.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -154,14 +155,32 @@ class ArchiveWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         try:
-            os.link(self._draft, self._path)  # unlike a renaming, it replaces nothing
+            self._name()
         except FileExistsError:
             raise BadArchive(f'{self._path} was made by somebody else meanwhile; name another file') from None
         folder = os.open(self._path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems sync no folders
+                raise
         finally:
             os.close(folder)
+
+    def _name(self) -> None:
+        """Give the draft its name, and replace nothing."""
+        try:
+            os.link(self._draft, self._path)
+        except FileExistsError:
+            raise
+        except OSError:
+            # exFAT, FAT and some network mounts have no links. Whoever comes between meets the empty file, or we his.
+            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            try:
+                os.rename(self._draft, self._path)
+            except BaseException:
+                os.unlink(self._path)
+                raise
 
     def write_table(self, name: str, rows: Iterable[Mapping[str, Any]], *, last_number: int = 0) -> int:
         """Write a table; returns the number of its rows."""

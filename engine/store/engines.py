@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -12,8 +12,13 @@ from .records import EngineRecord
 from .transaction import Cursor, Transaction
 
 __all__ = [
-    'Mark', 'beat', 'declare_dead', 'end_engine', 'register_engine', 'rejoin', 'release_all_but', 'sign',
+    'KEPT', 'Mark', 'beat', 'declare_dead', 'end_engine', 'register_engine', 'rejoin', 'release_all_but', 'sign',
 ]  # fmt: skip
+
+#: Seconds for which the row of an engine that has ended is kept at least, for people to look it up.
+KEPT: Final = 3 * 86400.0
+#: How many rows an engine removes when it comes, so that it does not wait for long.
+_FORGOTTEN: Final = 1000
 
 
 class Mark(NamedTuple):
@@ -29,7 +34,7 @@ class Mark(NamedTuple):
 
 
 def register_engine(transaction: Transaction, record: EngineRecord) -> int:
-    """Add an engine; returns its id, which is never used again.
+    """Add an engine, and forget some that ended long ago; returns its id, which is never used again.
 
     :raises StoreRetired: the store was closed for good.
     """
@@ -38,7 +43,19 @@ def register_engine(transaction: Transaction, record: EngineRecord) -> int:
     engine_id = int(transaction.row(transaction.sql.insert_engine, parameters)[0])
     # The second, as whoever retires the store comes to the tables in this order.
     transaction.refuse_if_retired()
+    _forget_engines(transaction)
     return engine_id
+
+
+def _forget_engines(transaction: Transaction) -> None:
+    """Remove the rows of engines that ended long ago and have left nothing that is unfinished.
+
+    A script that is run every minute leaves half a million a year, which every engine would look through all the time.
+    By the clock, which may be wrong: an engine that comes back and finds no row takes itself for dead, as it is.
+    """
+    transaction.cursor.execute(
+        transaction.sql.forget_engines, {'before': transaction.now - KEPT, 'most': _FORGOTTEN}
+    )
 
 
 def sign(transaction: Transaction) -> Mark | None:

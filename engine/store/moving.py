@@ -83,12 +83,14 @@ def export_store(
         if first is not None:
             first()
         contents = location.contents()
-        with contextlib.closing(location.objects()) as objects, contents.snapshot() as connection:
+        with contents.snapshot() as connection:
             archive.retired = _is_retired(connection)
             unfinished = _count_unfinished(connection)
             rows = {table.name: _write(contents, connection, table, archive) for table in _moving()}
-            # After the rows, since what they name was durable before they were.
-            sizes = []
+        # After the rows, since what they name was durable before they were. Contents never change and never go, so the
+        # snapshot, which keeps the database from cleaning up behind its engines, need not last for them.
+        sizes = []
+        with contextlib.closing(location.objects()) as objects:
             for sha256 in sorted(objects.hashes()):
                 with contextlib.closing(objects.open(sha256)) as stream:
                     sizes.append(archive.write_object(sha256, stream))

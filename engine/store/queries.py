@@ -18,18 +18,25 @@ from .records import EngineRecord, LogEntry, ProcessRecord, ProcessSummary
 if TYPE_CHECKING:
     from .transaction import Cursor
 
-__all__ = ['FREE_JOB', 'LIVE_JOB', 'RUNNABLE', 'Queries', 'Wording']
+__all__ = ['FREE_JOB', 'LIVE_ENGINE', 'LIVE_JOB', 'RUNNABLE', 'UNFINISHED', 'Queries', 'Wording']
 
 #: What a sweep may claim; the predicate of the index ``process_runnable``. Order by ``nesting DESC, pid``.
 RUNNABLE: Final = "owner IS NULL AND driven = 0 AND state IN ('created', 'running') AND paused = 0"
+
+#: What has not ended; the predicate of the index ``process_unfinished``.
+UNFINISHED: Final = f'state NOT IN ({", ".join(repr(state.value) for state in sorted(TERMINAL_STATES))})'
+
+#: The engines that have not ended; the predicate of the index ``engine_live``.
+LIVE_ENGINE: Final = 'ended IS NULL'
 
 #: Jobs about which something may be to be done; the predicate of the index ``job_live``.
 LIVE_JOB: Final = "state NOT IN ('retrieved', 'refused', 'gone')"
 
 #: Those of them that no engine looks after, in a statement that reads ``job``.
 FREE_JOB: Final = (
-    f'job.{LIVE_JOB} AND (job.owner IS NULL OR job.owner IN '
-    '(SELECT id FROM engine WHERE ended IS NOT NULL OR lease = 0))'
+    # Not EXISTS, which PostgreSQL would answer by reading all engines that ever were.
+    f'job.{LIVE_JOB} AND (job.owner IS NULL OR '
+    '(SELECT engine.ended IS NOT NULL OR engine.lease = 0 FROM engine WHERE engine.id = job.owner))'
 )
 
 _PROCESS: Final = ', '.join(ProcessRecord.__struct_fields__)
@@ -110,7 +117,7 @@ class Queries:
         self.runnable_of = f'SELECT {columns} FROM process WHERE {RUNNABLE} AND {among("origin")} {page}'
         self.unfinished = (
             f'SELECT pid FROM process WHERE origin = {named("origin")} AND parent IS NULL '
-            f'AND state NOT IN ({ended}) ORDER BY pid'
+            f'AND {UNFINISHED} ORDER BY pid'
         )
         self.process_of_task = f'SELECT pid FROM task WHERE correlation_id = {named("correlation_id")}'
         self.owed_replies_of = (
@@ -122,14 +129,15 @@ class Queries:
         )
         self.select_engine = f'SELECT {_ENGINE} FROM engine WHERE id = {named("engine_id")}'
         self.select_retirement = 'SELECT at, moved_to FROM retirement'
-        self.live_engines = f'SELECT {_ENGINE} FROM engine WHERE ended IS NULL'
+        self.live_engines = f'SELECT {_ENGINE} FROM engine WHERE {LIVE_ENGINE}'
         self.select_job = f'SELECT {_JOB} FROM job WHERE pid = {named("pid")}'
         self.select_note = f'SELECT note FROM computer WHERE name = {named("name")}'
         self.has_free_jobs = f'SELECT 1 FROM job WHERE {FREE_JOB} LIMIT 1'
         self.select_computers = 'SELECT name, definition FROM computer ORDER BY name'
         self.count_jobs = 'SELECT computer, state, count(*) FROM job GROUP BY computer, state'
         self.siblings_of_script = (
-            f'SELECT id FROM engine WHERE script = {named("script")} AND ended IS NOT NULL'
+            f'SELECT id FROM engine WHERE script = {named("script")} AND ended IS NOT NULL '
+            f'AND EXISTS (SELECT 1 FROM process WHERE process.origin = engine.id AND process.{UNFINISHED})'
         )
 
     def query(

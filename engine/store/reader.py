@@ -223,7 +223,7 @@ class Reader:
         return EngineRecord(*rows[0]) if rows else None
 
     def ended_engines_of(self, script: str) -> set[int]:
-        """The ids of the engines that the same script had started and that have ended."""
+        """The ids of the engines that the same script had started, that have ended, and left something unfinished."""
         return {row[0] for row in self._fetch(self._sql.siblings_of_script, {'script': script})}
 
     def unfinished_of(self, engine_id: int) -> list[int]:

@@ -13,7 +13,7 @@ There are no foreign keys: every row is written by the one store thread, inside 
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 
 from .migrations import APPLICATION_ID, HEAD
-from .queries import LIVE_JOB, RUNNABLE
+from .queries import LIVE_ENGINE, LIVE_JOB, RUNNABLE, UNFINISHED
 
 __all__ = [
     'APPLICATION_ID',
@@ -42,6 +42,7 @@ __all__ = [
     'TIMED',
     'awaiting',
     'code',
+    'compatibility',
     'computer',
     'counter',
     'engine',
@@ -75,10 +76,12 @@ metadata = MetaData(
 
 # SQLite makes a primary key its row id only where the type is spelled INTEGER; PostgreSQL's is 32 bits wide.
 _Id = BigInteger().with_variant(Integer(), 'sqlite')
+# What grows without an end, or comes from users, is not to overflow PostgreSQL's either.
+_Large = BigInteger().with_variant(Integer(), 'sqlite')
 _Real: Double[float] = Double()
 
 
-def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+def _partial(name: str, *columns: str, where: str, unique: bool = False, **options: Any) -> Index:
     """An index over the rows where ``where`` holds, on both dialects."""
     predicate = text(where)
     return Index(
@@ -87,6 +90,7 @@ def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Inde
         unique=unique,
         sqlite_where=predicate,
         postgresql_where=predicate,
+        **options,
     )
 
 
@@ -120,7 +124,7 @@ process = Table(
     # How many steps are committed, and the name of the present or the next one.
     Column('visit', Integer, nullable=False, server_default=text('0')),
     Column('step', Text),
-    Column('exit_status', Integer),
+    Column('exit_status', _Large),
     Column('exit_message', Text),
     Column('exception', Text),
     Column('inputs', Text, nullable=False),
@@ -144,6 +148,7 @@ process = Table(
     _partial('process_owner', 'owner', where=OWNED),
     _partial('process_key', 'key', where=HAS_KEY, unique=True),
     _partial('process_wake_at', 'wake_at', where=TIMED),
+    _partial('process_unfinished', 'origin', where=UNFINISHED),
 )
 
 awaiting = Table(
@@ -179,12 +184,16 @@ engine = Table(
     # Absolute path of the script that started it; a later engine of the same script is its successor.
     Column('script', Text),
     Column('started_at', _Real, nullable=False),
-    Column('heartbeat', Integer, nullable=False, server_default=text('0')),
+    Column('heartbeat', _Large, nullable=False, server_default=text('0')),
     # Seconds of silence after which others may declare it dead; 0: it beats no more, and its lock file alone tells.
     Column('lease', _Real, nullable=False),
     Column('ended', Text),
     # When it last beat, for people; the counter is what counts.
     Column('beat_at', _Real),
+    # Those that live are few; of a script that is run every minute there are many that have ended.
+    _partial('engine_live', 'id', where=LIVE_ENGINE),
+    # By hash, since a path may be longer than what PostgreSQL takes into an index that keeps an order.
+    _partial('engine_ended', 'script', where='ended IS NOT NULL', postgresql_using='hash'),
     # An engine's id is never used again, not even after its row was deleted.
     sqlite_autoincrement=True,
 )
@@ -261,5 +270,14 @@ retirement = Table(
     Column('at', _Real, primary_key=True, autoincrement=False),
     # What engines that still come here are told, such as the other store's URL; may be empty.
     Column('moved_to', Text, nullable=False),
+    info={STAYS: True},
+)
+
+# One row, written by the migrations: since which revision an engine that was at work can go on at this one.
+compatibility = Table(
+    'compatibility',
+    metadata,
+    Column('revision', Text, primary_key=True),
+    Column('since', Text, nullable=False),
     info={STAYS: True},
 )

@@ -15,9 +15,9 @@ import msgspec
 import sqlalchemy as sa
 
 from ..states import TERMINAL_STATES
-from .queries import Queries, Wording
+from .queries import LIVE_JOB, UNFINISHED, Queries, Wording
 from .records import PAUSED_ITSELF, EngineRecord, LogEntry, ProcessRecord
-from .schema import awaiting, code, counter, engine, log, process, task
+from .schema import OWNED, awaiting, code, counter, engine, job, log, process, task
 
 Parameters = Mapping[str, Any]
 
@@ -139,7 +139,7 @@ class Statements(Queries):
             .values(origin=given('new_origin'))
             .where(
                 dialect.is_among(row.pid, sa.select(tree.c.pid)),
-                row.origin.in_(sa.select(engine.c.id).where(engine.c.ended.is_not(None))),
+                sa.exists().where(engine.c.id == row.origin, engine.c.ended.is_not(None)),
             )
             .returning(row.pid)
         )
@@ -329,6 +329,16 @@ class Statements(Queries):
             .values(ended=given('how'))
             .where(row.id == given('engine_id'), row.ended.is_(None))
         )
+        ended = sa.select(row.id).where(
+            row.ended.is_not(None),
+            sa.func.coalesce(row.beat_at, row.started_at) < given('before'),
+            row.id.not_in(sa.select(process.c.owner).where(sa.text(OWNED))),
+            row.id.not_in(sa.select(job.c.owner).where(sa.text(LIVE_JOB), job.c.owner.is_not(None))),
+            ~sa.exists().where(process.c.origin == row.id, sa.text(UNFINISHED)),
+        )
+        # What another removes, or reads for that, is left to the other.
+        some = ended.order_by(row.id).limit(given('most')).with_for_update(skip_locked=True, of=engine)
+        self.forget_engines = text(sa.delete(engine).where(row.id.in_(some)))
         self.declare_dead = text(
             sa.update(engine)
             .values(ended='dead')

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ...threads import StartFailed, StopTimeout
-from ..errors import EngineStopped, StoreRetired
+from ..errors import EngineStopped, StoreLost
 from ..faults import FaultPoint, Faults
 from .database import BUSY_PATIENCE, Database, transact
 from .engines import rejoin, sign
@@ -77,7 +77,7 @@ class StoreThread:
     """The thread that owns the writing connection.
 
     :param tick: called about every ``tick_interval`` seconds on this thread, between batches.
-    :param on_crash: called on this thread when it dies of an error, or ends since the store was retired; what it had
+    :param on_crash: called on this thread when it dies of an error, or ends since the store is lost; what it had
         accepted is answered by then.
     :ivar engine_id: the engine in whose name it claims, which whoever registers one sets; 0 for none yet.
     :ivar batches: how many it has committed.
@@ -194,7 +194,7 @@ class StoreThread:
         crash: BaseException | None = None
         try:
             self._serve()
-        except StoreRetired as error:
+        except StoreLost as error:
             LOGGER.critical('the engine can write no more: %s', error)
             crash = error
         except BaseException as error:
@@ -253,7 +253,7 @@ class StoreThread:
         try:
             answers, transaction = self._transact([operation for operation, _ in batch])
         except BaseException as error:
-            if self.engine_id and isinstance(error, StoreRetired):
+            if self.engine_id and isinstance(error, StoreLost):
                 raise  # and so will be all that its engine is still to write
             if len(batch) == 1 or self._database.is_busy(error.__cause__ or error):
                 self._answer_all(batch, [Failure(error)] * len(batch))
@@ -301,7 +301,7 @@ class StoreThread:
         return answers, transaction
 
     def _refuse_the_rest(self, crash: BaseException | None) -> None:
-        reason = str(crash) if isinstance(crash, StoreRetired) else 'the store stopped'
+        reason = str(crash) if isinstance(crash, StoreLost) else 'the store stopped'
         error = EngineStopped(f'this was not written: {reason}')
         # Not empty only when the thread died in the middle; then it may have been written, and nobody can tell.
         for _, reply in self._unanswered:

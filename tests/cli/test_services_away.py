@@ -76,14 +76,20 @@ def test_a_password_on_the_command_line(treadle: Any) -> None:
         f'postgresql://me:{SECRET}@db/work',
         f'postgresql://db/work?user=me&password={SECRET}',
         f'postgresql://db/work?sslpassword={SECRET}',
+        f'postgresql://db/work?oauth_client_secret={SECRET}',
         f'postgresql://me:a@{SECRET}@db/work',
+        f'postgresql://me:{SECRET}/x@db/work',
+        f'postgresql://me:1/{SECRET}@db/work',
+        f'postgresql://me:1?{SECRET}@db/work',
     ):
         done = treadle('ps', '--store', url)
         assert done.returncode == 2 and 'everybody on this machine can see' in done.stderr
         assert 'TREADLE_STORE' in done.stderr and 'passfile=PATH' in done.stderr and SECRET not in done.stderr
     done = treadle('worker', '--broker', f'amqp://me:{SECRET}@broker/work')
     assert done.returncode == 2 and 'password_file=PATH' in done.stderr and SECRET not in done.stderr
-    for url in ('postgresql://me@127.0.0.1:1/work', 'postgresql://127.0.0.1:1/a:b@c'):
+    done = treadle('store', 'export', 'work.zip', '--retire', '--to', f'postgresql://me:{SECRET}@db/work')
+    assert done.returncode == 2 and 'everybody on this machine can see' in done.stderr and SECRET not in done.stderr
+    for url in ('postgresql://me@127.0.0.1:1/work', 'postgresql://127.0.0.1:1/a:b%40c'):
         assert treadle('ps', '--store', url).returncode == 1
 
 

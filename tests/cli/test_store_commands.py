@@ -470,7 +470,7 @@ def test_an_older_store_is_upgraded_by_the_command(treadle: Any, tmp_path: Path)
     said = f'is at revision 0001 of the schema, and ours is {HEAD}: `treadle store upgrade` brings it there; '
     looked = treadle('store', 'upgrade', '--check', store=store)
     assert (looked.returncode, looked.stderr) == (1, '')
-    assert said + 'engines may stay at work' in looked.stdout
+    assert said + 'stop the engines on it first' in looked.stdout
     refused(treadle('ps', store=store), 'older Treadle', 'revision 0001')
     done(treadle('store', 'upgrade', store=store), f'is at revision {HEAD} of the schema, and was at 0001')
     for command in (['store', 'upgrade'], ['store', 'upgrade', '--check']):
@@ -499,6 +499,7 @@ def test_an_upgrade_does_not_go_on_under_engines_that_would_not_understand_it(
                 )
 
     monkeypatch.setattr(upgrading, 'script_directory', Directory)
+    assert not upgrading.plan_upgrade(location).beside_engines
     stop = threading.Event()
 
     def beat() -> None:

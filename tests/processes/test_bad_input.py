@@ -75,6 +75,7 @@ BAD_INPUTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({'x': 1, 'options': 5}, ValidationError, r'inputs\.options: '),
     ({'x': 1, 'even': 3}, ValidationError, r'inputs\.even: it is odd'),
     ({'x': 1, 'metadata': {'keys': 'k'}}, ValidationError, r'metadata\.keys is unknown; there is label'),
+    ({'x': 1, 'metadata': {'key': 'ä' * 501}}, ValidationError, r'metadata\.key has 1002 bytes.*1000 are the most'),
     ({'x': 1, 'metadata': 'k'}, ValidationError, r'metadata is a mapping'),
     *(({'x': 1, 'free': value}, UnstorableValue, message) for value, message in NOT_STORABLE),
 ]

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from treadle.engine import ExitCode, Process, WorkChain, run_get_node
+from treadle.engine import (
+    Engine,
+    ExitCode,
+    Process,
+    ProcessSpec,
+    SpecError,
+    WorkChain,
+    calcfunction,
+    return_,
+    run_get_node,
+)
 
 BASE = {'ERROR_UNSPECIFIED': 1, 'ERROR_INVALID_OUTPUT': 10, 'ERROR_MISSING_OUTPUT': 11}
 
@@ -48,6 +58,70 @@ class Mixin:
 
 class Mixed(Mixin, Child):
     pass
+
+
+class Ends(Process):
+    @classmethod
+    def define(cls, spec):
+        super().define(spec)
+        spec.input('status')
+        spec.input('bare', default=True)
+
+    def run(self):
+        return self.inputs.status if self.inputs.bare else ExitCode(self.inputs.status)
+
+
+@calcfunction
+def ends(status):
+    return ExitCode(status)
+
+
+@pytest.fixture
+def either(store_url):
+    """An engine, once on each kind of database."""
+    with Engine(store_url) as engine:
+        yield engine
+
+
+@pytest.mark.parametrize('status', [0xDEADBEEF, -(2**31) - 1, 2**63 - 1, -(2**63)])
+def test_large_statuses(either, status):
+    for bare in (True, False):
+        _, node = either.run_get_node(Ends, status=status, bare=bare)
+        assert node.exit_status == either.load(node.pid).exit_status == status
+    _, called = either.run_get_node(ends, status=status)
+    submitted = either.submit(ends, status=status)
+    either.wait(submitted, 20)
+    assert called.exit_status == submitted.exit_status == status
+
+
+@pytest.mark.parametrize('bare', [True, False])
+@pytest.mark.parametrize('status', [2**63, -(2**63) - 1])
+def test_statuses_that_nobody_can_hold(either, status, bare):
+    with pytest.raises(ValueError, match=f'exit status {status} does not fit into 64 bits'):
+        either.run(Ends, status=status, bare=bare)
+    with pytest.raises(ValueError, match=f'exit status {status} does not fit into 64 bits'):
+        either.run(ends, status=status)
+    either.wait(either.submit(ends, status=status), 20)
+    assert {node.state for node in either.query()} == {'excepted'}
+
+
+@pytest.mark.parametrize('status', ['1', 1.0, None, True])
+def test_a_status_is_an_int(either, status):
+    with pytest.raises(TypeError, match=f'the exit status must be an int, not {status!r}'):
+        either.run(Ends, status=status, bare=False)
+
+
+def test_a_declared_status_that_nobody_can_hold():
+    with pytest.raises(SpecError, match=r'ERROR_X.*does not fit into 64 bits'):
+        ProcessSpec().exit_code(2**63, 'ERROR_X', message='x')
+    with pytest.raises(SpecError, match='does not fit into 64 bits'):
+        return_(2**63)
+
+
+@pytest.mark.parametrize('key', ['k' * 1000, '\u00e4' * 500])
+def test_the_longest_key(either, key):
+    first, second = (either.submit(Ends, status=0, metadata={'key': key}) for _ in range(2))
+    assert first.pid == second.pid
 
 
 def statuses(process_class):

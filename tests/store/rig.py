@@ -269,7 +269,7 @@ def engine_record() -> EngineRecord:
         boot_id='',
         os_pid=1,
         script=None,
-        started_at=0.0,
+        started_at=time.time(),
         heartbeat=0,
         lease=10.0,
         ended=None,

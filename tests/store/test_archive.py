@@ -115,6 +115,28 @@ def test_a_file_that_somebody_else_makes_meanwhile_is_left_alone(tmp_path: Path)
     assert [item.name for item in tmp_path.iterdir()] == ['store.zip'] and path.read_text() == 'mine'
 
 
+def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_link(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, 'link', no_link)
+    path = write(tmp_path / 'store.zip')
+    assert read(path)[0] == ROWS
+    assert os.listdir(tmp_path) == ['store.zip'] and stat.S_IMODE(path.stat().st_mode) == 0o600
+    taken = tmp_path / 'taken.zip'
+    with pytest.raises(BadArchive, match='somebody else'), ArchiveWriter(taken, revision='0007'):
+        taken.write_text('theirs')
+    assert taken.read_text() == 'theirs' and sorted(os.listdir(tmp_path)) == ['store.zip', 'taken.zip']
+
+    def no_rename(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, 'rename', no_rename)
+    with pytest.raises(BadArchive, match='Input/output error'):
+        write(tmp_path / 'other.zip')
+    assert sorted(os.listdir(tmp_path)) == ['store.zip', 'taken.zip']
+
+
 def test_a_writing_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), ArchiveWriter(tmp_path / 'store.zip', revision='0007') as writer:
         writer.write_table('process', ({'pid': 1 // (2 - number)} for number in range(3)))

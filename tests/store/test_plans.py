@@ -17,6 +17,10 @@ INSERT INTO treadle.process (pid, uuid, class_name, state, inputs, origin, creat
 SELECT number, number::text, 'module:Class', 'finished', '{}', 1, 0, 0 FROM generate_series(1, 100000) AS number
 """
 
+_MANY_ENGINES = """
+INSERT INTO treadle.engine (uuid, name, host, boot_id, os_pid, script, started_at, lease, ended)
+SELECT number::text, '', '', '', 1, '/script.py', 0, 10, 'stopped' FROM generate_series(1, 20000) AS number
+"""
 
 _SOME = f'{{{",".join(str(pid) for pid in range(19001, 19101))}}}'
 _GIVEN = dict.fromkeys(('pids', 'ended', 'fenced_pid', 'fenced_epoch', 'fenced_version', 'awaited_pid'), _SOME)
@@ -40,6 +44,18 @@ def test_planned_for_many_rows(connection: psycopg.Connection, postgres: str, na
     named: dict[str, Any] = dict.fromkeys(re.findall(r'%\((\w+)\)s', statement))
     plan = connection.execute(f'EXPLAIN {statement}', {**named, **_GIVEN}).fetchall()
     assert 'Seq Scan on process' not in str(plan)
+
+
+@pytest.mark.parametrize('name', ['live_engines', 'siblings_of_script', 'unfinished', 'has_free_jobs'])
+def test_what_is_asked_every_second_does_not_read_what_has_ended(
+    connection: psycopg.Connection, postgres: str, name: str
+) -> None:
+    connection.execute(_MANY)
+    connection.execute(_MANY_ENGINES)
+    connection.execute('ANALYZE process, engine')
+    statement = getattr(locate(postgres).statements(), name)
+    plan = connection.execute(f'EXPLAIN {statement}', {'script': '/other.py', 'origin': 1}).fetchall()
+    assert 'Seq Scan on process' not in str(plan) and 'Seq Scan on engine' not in str(plan)
 
 
 @pytest.mark.parametrize('name', HOT)

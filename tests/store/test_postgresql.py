@@ -11,14 +11,17 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import psycopg
 import pytest
+from psycopg.pq import Conninfo
 
 from support.proxy import Proxy
+from treadle.engine.communication.address import has_password
 from treadle.engine.errors import StoreError, StoreReadOnly, StoreUnavailable, UnsupportedStore
 from treadle.engine.store.control import write_once
 from treadle.engine.store.engines import declare_dead
@@ -26,6 +29,7 @@ from treadle.engine.store.location import locate
 from treadle.engine.store.migrations import HEAD
 from treadle.engine.store.postgresql import database
 from treadle.engine.store.postgresql.connection import connect
+from treadle.engine.store.postgresql.location import PostgresqlLocation
 from treadle.engine.store.postgresql.server import parse_url
 from treadle.engine.store.postgresql.snapshot import Snapshot
 from treadle.engine.store.postgresql.wording import PostgresqlWording
@@ -99,6 +103,64 @@ def test_mistakes_are_answered_with_what_to_write(url: str, remedy: str) -> None
     with pytest.raises(UnsupportedStore, match=remedy) as caught:
         locate(url)
     assert 'secret' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    'url',
+    [
+        'postgresql://user:{}@host/db',
+        'postgresql://:{}@host/db',
+        'postgresql://user:{}/abc@host/db',
+        'postgresql://user:{}/x@host/db',
+        'postgresql://user:x/{}@host/db',
+        'postgresql://user:p@{}@host/db',
+        'postgresql://user:{}@x@host/db',
+        'postgresql://user:{}?x@host/db',
+        'postgresql://user:1?sslmode={}@host/db',
+        'postgresql://user:1?{}=x@host/db',
+        'postgresql://user:{}',
+        'postgresql://host:1,user:{}/db',
+        'postgresql://user@host:{}/db',
+        'postgresql://user@host/db?port={}',
+        'postgresql://user@host/db?connect_timeout={}',
+        'postgresql://user@host/db?password={}',
+        'postgresql://user@host/db?password=a&{}=b',
+        'postgresql://user@host/db?oauth_client_secret={}',
+        'postgresql://user@host/db?scram_client_key={}',
+    ],
+)
+@pytest.mark.parametrize('secret', ['hunter2', '12345'])
+def test_no_password_is_shown_however_it_is_written(
+    url: str, secret: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level('DEBUG')
+    # A number in the place of a port, or of a time-out, may be one.
+    url = url.format(secret if re.search('{}.*@host|password|_secret|_key', url) else 'hunter2')
+    try:
+        found = locate(url)
+    except UnsupportedStore as error:
+        shown = ''.join(traceback.format_exception(error)).partition('UnsupportedStore:')[2]
+    else:
+        assert isinstance(found, PostgresqlLocation)
+        shown = f'{found!r} {found} {found.url} {found.server!r} {found.server.place} {found.server.database}'
+        public = {name: value for name, value in found.server.parameters.items() if secret not in value}
+        assert parse_url(found.url).parameters == public
+    assert secret not in f'{shown}{caplog.text}{capsys.readouterr()}'
+
+
+def test_what_libpq_calls_a_secret_is_one() -> None:
+    for option in Conninfo.get_defaults():
+        if option.dispchar == b'*':
+            url = f'postgresql://host/db?{option.keyword.decode()}=hunter2'
+            assert has_password(url) and 'hunter2' not in locate(url).url
+
+
+def test_a_limit_for_those_who_stand_still_does_not_end_an_export_or_an_import(postgres: str) -> None:
+    locate(postgres).ensure_schema()
+    contents = locate(f'{postgres}?options=-c%20idle_in_transaction_session_timeout%3D1s').contents()
+    for begun in (contents.snapshot, contents.alone):
+        with begun() as connection:
+            assert connection.exec_driver_sql('SHOW idle_in_transaction_session_timeout').scalar_one() == '0'
 
 
 # -- who is not let in, and where --------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ import sqlalchemy
 from sqlalchemy.dialects import postgresql, sqlite
 
 from treadle.engine.store import schema
+from treadle.engine.store.queries import Queries
+from treadle.engine.store.sqlite.wording import SqliteWording
 
 
 @pytest.fixture
@@ -30,9 +32,18 @@ def add(connection: sqlite3.Connection, pid: int, **values: object) -> None:
     connection.execute(f'INSERT INTO process ({names}) VALUES ({marks})', row)
 
 
+_GIVEN = {'x': 1, 'script': '/a.py', 'origin': 1}
+QUERIES = Queries(SqliteWording())
+
+
 @pytest.mark.parametrize(
     ('query', 'index'),
     [
+        (QUERIES.live_engines, 'engine_live'),
+        (QUERIES.siblings_of_script, 'engine_ended'),
+        (QUERIES.siblings_of_script, 'process_unfinished'),
+        (QUERIES.unfinished, 'process_unfinished'),
+        (QUERIES.has_free_jobs, 'SEARCH engine USING INTEGER PRIMARY KEY'),
         (f'SELECT pid FROM process WHERE {schema.RUNNABLE} ORDER BY nesting DESC, pid', 'process_runnable'),
         ('SELECT pid FROM process WHERE owner = :x', 'process_owner'),
         (f'SELECT pid FROM process WHERE key = :x AND {schema.HAS_KEY}', 'process_key'),
@@ -46,7 +57,7 @@ def add(connection: sqlite3.Connection, pid: int, **values: object) -> None:
 def test_queries_use_their_index_and_never_sort(
     connection: sqlite3.Connection, query: str, index: str
 ) -> None:
-    plan = '\n'.join(row[3] for row in connection.execute(f'EXPLAIN QUERY PLAN {query}', {'x': 1}))
+    plan = '\n'.join(row[3] for row in connection.execute(f'EXPLAIN QUERY PLAN {query}', _GIVEN))
     assert index in plan
     assert 'TEMP B-TREE' not in plan
 

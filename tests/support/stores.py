@@ -13,7 +13,7 @@ import pytest
 # All that processes and engines have left, but not what migrations have put there.
 _TRUNCATE = """DO $$ BEGIN EXECUTE (
     SELECT 'TRUNCATE ' || string_agg(format('treadle.%I', tablename), ', ') || ' RESTART IDENTITY' FROM pg_tables
-    WHERE schemaname = 'treadle' AND tablename NOT IN ('alembic_version', 'counter', 'identity')
+    WHERE schemaname = 'treadle' AND tablename NOT IN ('alembic_version', 'compatibility', 'counter', 'identity')
 ); END $$"""
 
 

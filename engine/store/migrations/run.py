@@ -10,9 +10,10 @@ from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from ..schema import compatibility
 from . import HEAD, too_new
 
-__all__ = ['migrate', 'script_directory']
+__all__ = ['compatible_since', 'migrate', 'script_directory']
 
 
 def script_directory() -> ScriptDirectory:
@@ -38,3 +39,13 @@ def migrate(connection: sqlalchemy.Connection, store: str, revision: str | None)
     context = MigrationContext.configure(connection, opts={'fn': steps})
     with Operations.context(context):
         context.run_migrations()
+    connection.execute(sqlalchemy.delete(compatibility))
+    connection.execute(sqlalchemy.insert(compatibility).values(revision=HEAD, since=compatible_since(directory)))
+
+
+def compatible_since(directory: ScriptDirectory) -> str:
+    """The oldest revision whose engines can go on at ``HEAD``."""
+    script = directory.get_revision(HEAD)
+    while script.module.engines_go_on and isinstance(script.down_revision, str):
+        script = directory.get_revision(script.down_revision)
+    return script.revision

@@ -63,9 +63,11 @@ class PostgresqlContents:
     @contextlib.contextmanager
     def _connected(self, *, any_revision: bool = False, **settings: str) -> Iterator[sa.Connection]:
         try:
+            # A server's limit for those who stand still is not for one that writes or reads a file in between.
+            settings['idle_in_transaction_session_timeout'] = '0'
             with uncut, contextlib.closing(connect(self._server, **settings)) as connection:
                 if not any_revision:
-                    check_schema(connection, self._server)
+                    check_schema(connection, self._server, exactly=True)
                 connection.autocommit = False
                 with _wrapped(connection).begin() as wrapped:
                     yield wrapped

@@ -51,13 +51,23 @@ def upgrade_schema(server: Server) -> None:
         raise translate_error(error, server) from error
 
 
-def check_schema(connection: PgConnection, server: Server) -> None:
+def check_schema(connection: PgConnection, server: Server, *, exactly: bool = False) -> None:
     """See to it that this Treadle can use the tables; nothing is changed.
 
+    :param exactly: they have to be of this Treadle's revision; else a newer one will do that lets older engines go on.
     :raises StoreTooNew: a newer Treadle upgraded it.
     :raises StoreUnavailable: there is no store, or one that has yet to be upgraded.
     """
-    _require_head(read_revision(connection, server), server)
+    revision = read_revision(connection, server)
+    since = None if exactly or revision is None or revision <= HEAD else _read_since(connection, revision)
+    _require_head(revision, server, since)
+
+
+def _read_since(connection: PgConnection, revision: str) -> str | None:
+    row = connection.execute(
+        f'SELECT since FROM {SCHEMA}.compatibility WHERE revision = %(revision)s', {'revision': revision}
+    ).fetchone()
+    return None if row is None else str(row[0])
 
 
 def read_revision(connection: PgConnection, server: Server) -> str | None:
@@ -84,11 +94,12 @@ def read_revision(connection: PgConnection, server: Server) -> str | None:
     return str(row[0])
 
 
-def _require_head(revision: str | None, server: Server) -> None:
+def _require_head(revision: str | None, server: Server, since: str | None = None) -> None:
     require_head(
         revision,
         store=str(server),
         remedy=f"run `treadle store upgrade --store '{server}'`, and leave no engine of an older Treadle on it",
+        since=since,
     )
 
 

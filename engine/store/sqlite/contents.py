@@ -37,7 +37,7 @@ class SqliteContents:
         """What is committed at the first reading; writers go on beside it."""
         with uncut, self._wrapped(connect_reader(self._file)) as connection:
             if not any_revision:
-                check_schema(_driver(connection), self._file)
+                check_schema(_driver(connection), self._file, exactly=True)
             connection.exec_driver_sql('BEGIN')
             yield connection
 
@@ -45,7 +45,7 @@ class SqliteContents:
     def alone(self) -> Iterator[sa.Connection]:
         """Holds the file's one write lock."""
         with uncut, self._wrapped(connect_writer(self._file)) as connection:
-            check_schema(_driver(connection), self._file)
+            check_schema(_driver(connection), self._file, exactly=True)
             begin_writing(_driver(connection).cursor(), PATIENCE)
             yield connection
 

@@ -32,6 +32,7 @@ class SqliteDatabase:
         self.hurry = threading.Event()
         self._connection: sqlite3.Connection | None = None
         self._seen_version = 0
+        self._checked_version = 0
         self._folds_log = False
         self._inside = False
         run_in_child(self._after_fork)
@@ -86,11 +87,21 @@ class SqliteDatabase:
         uncut.__enter__()
         try:
             begin_writing(cursor)
+            self._check_schema_again(cursor)
         except BaseException:
+            if cursor.connection.in_transaction:
+                cursor.connection.rollback()
             uncut.__exit__()
             raise
         self._inside = True
         return cast(Cursor, cursor)
+
+    def _check_schema_again(self, cursor: sqlite3.Cursor) -> None:
+        """A newer Treadle may have upgraded the file since this was last asked; only if others have written at all."""
+        (version,) = cursor.execute('PRAGMA data_version').fetchone()
+        if version != self._checked_version:
+            check_schema(cursor.connection, self._file)
+            self._checked_version = version
 
     def mark(self, is_left: Callable[[Cursor], bool]) -> None:
         """Not needed: a commit gets its answer in the same call."""

@@ -50,17 +50,28 @@ def ensure_schema(file: StoreFile) -> None:
             raise translate_error(error, file) from error
 
 
-def check_schema(connection: sqlite3.Connection, file: StoreFile) -> None:
-    """See to it that a reader can understand the database; nothing is changed.
+def check_schema(connection: sqlite3.Connection, file: StoreFile, *, exactly: bool = False) -> None:
+    """See to it that this Treadle understands the database; nothing is changed.
 
+    :param exactly: it has to be of this Treadle's revision; else a newer one will do that lets older engines go on.
     :raises StoreTooNew: a newer Treadle upgraded it.
     :raises StoreUnavailable: it holds no store, or one that has yet to be upgraded.
     """
+    revision = read_revision(connection, file)
     require_head(
-        read_revision(connection, file),
+        revision,
         store=str(file.path),
         remedy='run `treadle store upgrade`, or start an engine on it, which upgrades it',
+        since=None if exactly or revision is None or revision <= HEAD else _read_since(connection, revision, file),
     )
+
+
+def _read_since(connection: sqlite3.Connection, revision: str, file: StoreFile) -> str | None:
+    try:
+        row = connection.execute('SELECT since FROM compatibility WHERE revision = ?', (revision,)).fetchone()
+    except sqlite3.Error as error:
+        raise translate_error(error, file) from error
+    return None if row is None else str(row[0])
 
 
 def read_revision(connection: sqlite3.Connection, file: StoreFile) -> str | None:
