@@ -55,6 +55,8 @@ OFFERS: Final = 12
 OFFER_FIRST, OFFER_MOST = 0.05, 5.0
 #: Seconds after which a task goes back to the queue that came while the store was away.
 GIVE_BACK_AFTER: Final = 1.0
+#: The same for an RPC to a pid that another engine can answer.
+LEAVE_AFTER: Final = 0.05
 
 
 class Incoming:
@@ -99,28 +101,56 @@ class Incoming:
         if as_pid(recipient) is None or recipient in named:
             await channel.basic_ack(tag_of(message))
         else:
-            await self._on_rpc(recipient, channel, message)
+            await self._on_rpc(recipient, channel, message, has_others=True)
 
     async def on_named_rpc(self, name: Hashable, channel: Channel, message: DeliveredMessage) -> None:
         """Answer an RPC to a named subscriber."""
         await self._on_rpc(name, channel, message)
 
-    async def _on_rpc(self, recipient: Hashable, channel: Channel, message: DeliveredMessage) -> None:
+    async def _on_rpc(
+        self, recipient: Hashable, channel: Channel, message: DeliveredMessage, *, has_others: bool = False
+    ) -> None:
         try:
             said = await _read(message)
             answer = self._local.rpc_send(recipient, said)
         except TreadleError as error:
+            if has_others and isinstance(error, CommunicatorClosed):
+                self._link.track(self._leave_rpc_to_others(channel, message, error), 'an RPC is left to others')
+                return
             if isinstance(error, InvalidMessage):
                 LOGGER.warning('an RPC to %r is rejected: %s', recipient, error)
             await channel.basic_ack(tag_of(message))
             self._reply(message, answers.failed(error))
             return
-        answer.add_done_callback(lambda done: self._link.soon(self._rpc_done, channel, message, done))
+        answer.add_done_callback(lambda done: self._link.soon(self._rpc_done, channel, message, has_others, done))
 
-    def _rpc_done(self, channel: Channel, message: DeliveredMessage, done: Future[Any]) -> None:
+    def _rpc_done(
+        self, channel: Channel, message: DeliveredMessage, has_others: bool, done: Future[Any]
+    ) -> None:
+        error = None if done.cancelled() else done.exception()
+        if has_others and error is not None and _is_of_the_engine(error):
+            self._link.track(self._leave_rpc_to_others(channel, message, error), 'an RPC is left to others')
+            return
         # Only now: if this OS process had died, another engine would have got it.
         _in_background(channel.basic_ack(tag_of(message)))
         self._answer(message, done)
+
+    async def _leave_rpc_to_others(
+        self, channel: Channel, message: DeliveredMessage, error: BaseException
+    ) -> None:
+        """This engine starts, stops or has crashed, which is no answer while there is another one to give one."""
+        try:
+            if await self._link.others_answer_for_pids():
+                LOGGER.debug('an RPC is left to others: %s', error)
+                # It may be dealt to this engine again. Unacknowledged meanwhile: others get it if this OS process dies.
+                await asyncio.sleep(LEAVE_AFTER)
+                await channel.basic_nack(tag_of(message), requeue=True)
+                return
+            await channel.basic_ack(tag_of(message))
+        except Exception as failure:  # the connection is lost, and it comes again, here or elsewhere
+            LOGGER.debug('an RPC goes back to the queue: %r', failure)
+            return
+        self._reply(message, answers.failed(error))
 
     def _answer(self, message: DeliveredMessage, done: Future[Any]) -> None:
         """Tell the sender what has come out, or that it will take longer."""
@@ -294,6 +324,11 @@ def _answer_to(message: DeliveredMessage, body: bytes) -> Outgoing:
     return Outgoing(
         exchange='', routing_key=properties.reply_to or '', body=body, correlation_id=properties.correlation_id
     )
+
+
+def _is_of_the_engine(error: BaseException) -> bool:
+    """Whether it says that this engine takes no calls, and nothing about what was asked."""
+    return any(isinstance(each, (CommunicatorClosed, EngineStopped)) for each in (error, error.__cause__))
 
 
 def _texts(header: Any) -> list[str]:

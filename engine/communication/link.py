@@ -128,6 +128,11 @@ class Link:
         with contextlib.suppress(LoopClosed, TimeoutError):  # it closes; or it is consumed when the broker is there
             wait(self.thread.bridge.submit(self._sync), self._send_timeout, what='subscribing')
 
+    def sync_soon(self) -> None:
+        """:meth:`sync`, without waiting for it."""
+        with contextlib.suppress(LoopClosed):
+            self.thread.bridge.submit(self._sync)
+
     def soon(self, callback: Callable[..., object], *args: Any) -> None:
         """Run a callback on the loop."""
         with contextlib.suppress(LoopClosed, Forked):  # it closes: what was not acknowledged comes again
@@ -162,6 +167,15 @@ class Link:
         """How many consume the task queue."""
         session = await self.lifeline.session(time.monotonic() + self._send_timeout)
         return await session.count_task_consumers()
+
+    async def others_answer_for_pids(self) -> bool:
+        """Whether another communicator takes RPCs to pids."""
+        session = await self.lifeline.session(time.monotonic() + self._send_timeout)
+        return await session.others_answer_for_pids()
+
+    def track(self, coroutine: Coroutine[Any, Any, Any], name: str) -> None:
+        """Do something that closing waits for, as for what is on its way to the broker."""
+        self._track(coroutine, name)
 
     async def _submit(self, message: Outgoing) -> None:
         if len(self._sending) >= MOST_SENDING:

@@ -83,6 +83,7 @@ class RabbitCommunicator:
         self._fork_guard = ForkGuard(remedy='create one of its own in the child')
         self._lock = threading.Lock()
         self._state: str = 'new'
+        self._leaves_pids = False
         self._local = LocalCommunicator(name, face=self)
         self.link = Link(
             address,
@@ -166,7 +167,7 @@ class RabbitCommunicator:
         local = self._local
         return Wanted(
             broadcasts=local.is_heard or local.answers_for_pids,
-            pids=local.answers_for_pids,
+            pids=local.answers_for_pids and not self._leaves_pids,
             tasks=local.takes_tasks,
             names=frozenset(local.recipients()),
         )
@@ -213,6 +214,12 @@ class RabbitCommunicator:
         """Answer no more RPCs to pids."""
         with self._subscribing():
             self._local.remove_process_subscriber(identifier)
+
+    def leave_pids_to_others(self) -> None:
+        """Take no more RPCs to pids from the broker, from soon on; those that have come are answered, or given back."""
+        self._leaves_pids = True
+        if self._state == 'open':
+            self.link.sync_soon()
 
     def add_task_subscriber(self, subscriber: TaskSubscriber, identifier: Hashable | None = None) -> Hashable:
         """Have tasks done by ``subscriber(communicator, task)``."""

@@ -314,6 +314,16 @@ class Session:
             await channel.queue_delete(queue, if_unused=True)
             await channel.close()
 
+    async def others_answer_for_pids(self) -> bool:
+        """Whether another connection consumes the RPCs to pids."""
+        channel = await self._connection.channel(confirms=False)
+        try:
+            declared = await channel.queue_declare(PID_QUEUE, passive=True)
+        except amqp.ChannelClosed:  # there is none any more; which closes this channel
+            return False
+        await channel.close()
+        return (declared.consumer_count or 0) > ('pids' in self._consumers)
+
     async def count_task_consumers(self) -> int:
         """How many consume the task queue, on all connections."""
         declared = await self._tasks.queue_declare(defaults.TASK_QUEUE, passive=True)
