@@ -78,8 +78,8 @@ class Link:
         self.lifeline.is_patient = not is_needed
         try:
             self.thread.start(timeout)
-            self.hints.bridge = self.thread.bridge
             self._wait_until_connected(timeout, is_needed=is_needed)
+            self.hints.begin(self.thread.bridge)
         except BaseException as error:
             self.thread.request_stop()
             with contextlib.suppress(StopTimeout):
@@ -202,12 +202,17 @@ class Link:
         )
 
     async def _set_up(self, session: Session) -> None:
-        await session.sync(self._wanted())
+        # Who subscribes meanwhile finds no session yet. So it is looked once more, until nobody has; between that look
+        # and when the session is found, nothing else runs on this loop.
+        known: Wanted | None = None
+        while known != (wanted := self._wanted()):
+            await session.sync(wanted)
+            known = wanted
 
     async def _sync(self) -> None:
         session = self.lifeline.current
         if session is None:
-            return  # the next one begins with what is wanted
+            return  # the one that is set up, or the next one, begins with what is wanted
         try:
             await session.sync(self._wanted())
         except Exception as error:

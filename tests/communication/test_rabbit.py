@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import os
@@ -185,6 +186,28 @@ class TestLostConnections:
             other.broadcast_send(number)
             assert heard.next() == (number,)
 
+    def test_who_subscribes_while_the_next_session_is_set_up(self, rabbit, make, cut, monkeypatch):
+        rabbit.add_rpc_subscriber(lambda _, message: message, 'goes')
+        synced, go_on = threading.Event(), threading.Event()
+        sync = Session.sync
+
+        async def slow(session, wanted):
+            await sync(session, wanted)
+            synced.set()
+            assert await asyncio.to_thread(go_on.wait, PATIENCE)
+
+        monkeypatch.setattr(Session, 'sync', slow)
+        cut()
+        assert synced.wait(PATIENCE)
+        rabbit.add_rpc_subscriber(lambda _, message: message, 'comes')
+        rabbit.remove_rpc_subscriber('goes')
+        go_on.set()
+        rabbit.link.thread.bridge.submit(rabbit.link.lifeline.session, None).result(PATIENCE)
+        other = make()
+        assert answer(other.rpc_send('comes', 1)) == 1
+        with pytest.raises(UnroutableError):
+            other.rpc_send('goes', 1)
+
     def test_it_is_said_once_and_when_it_is_back(self, rabbit, cut, caplog):
         caplog.set_level(logging.INFO, logger='treadle')
         rabbit.add_rpc_subscriber(lambda _, message: message, 'me')
@@ -251,6 +274,19 @@ class TestLostConnections:
         for queue in (amqp.TASKS, rabbit.link.answers_queue):
             raw.purge(queue)
         assert answer(rabbit.task_send(1)) == 1
+
+
+class TestHints:
+    def test_what_was_hinted_before_there_was_a_loop(self, make, broker):
+        heard = Heard()
+        make(on_hint=heard.tell)
+        hinting = RabbitCommunicator(address_of(broker))
+        hinting.link.hints.send('w')
+        hinting.start()
+        assert heard.next() == ('w',)
+        hinting.link.hints.send('c')
+        assert heard.next() == ('c',)
+        hinting.close()
 
 
 class TestBrokerAway:
