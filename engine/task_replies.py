@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Final, Protocol
 
 from ..threads import LoopClosed, SingleFlight, StartFailed
@@ -132,9 +132,10 @@ class TaskReplies:
 
     def _sent(self, reply: OwedReply, done: Future[None]) -> None:
         """The broker has it, or it is tried again later; on the communicator's loop."""
-        if done.exception() is not None:
-            LOGGER.debug('the answer for process %d is sent later: %s', reply.pid, done.exception())
+        error = CancelledError('it was cancelled') if done.cancelled() else done.exception()
+        if error is not None:
             self._under_way.discard(reply.correlation_id)
+            LOGGER.debug('the answer for process %d is sent later: %s', reply.pid, error)
             return
 
         def settled(answer: object) -> None:

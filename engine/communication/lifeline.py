@@ -13,6 +13,7 @@ from typing import Final
 
 from ...threads import LoopThread
 from ..errors import BrokerError, BrokerRefused, BrokerUnavailable, MessageNotSent
+from .connection import unless_stuck
 from .session import Session, SessionLost
 
 __all__ = ['Lifeline']
@@ -110,12 +111,13 @@ class Lifeline:
         pause = PAUSE_FIRST
         while True:
             try:
-                session = await self._open_session()
-                try:
-                    await self._set_up(session)
-                except BaseException:
-                    await session.close()
-                    raise
+                with unless_stuck():
+                    session = await self._open_session()
+                    try:
+                        await self._set_up(session)
+                    except BaseException:
+                        await session.close()
+                        raise
             except Exception as error:
                 reason = str(error) or type(error).__name__
                 if not isinstance(error, BrokerError):  # it was lost while it was set up

@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Hashable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -276,7 +276,7 @@ class RabbitCommunicator:
                 f'nobody answers to {recipient_id!r}'
                 + ('' if pid is None else '; an engine answers for the processes of its store while it runs')
             ) from None
-        except (MessageNotSent, LoopClosed) as error:
+        except (MessageNotSent, LoopClosed, CancelledError) as error:
             self._replies.fail(correlation_id, self._as_unsent(error))
         return answer
 
@@ -302,7 +302,7 @@ class RabbitCommunicator:
         return answer
 
     def _task_sent(self, correlation_id: str, no_reply: bool, done: Future[None]) -> None:
-        error = done.exception()
+        error = CancelledError('it was given up') if done.cancelled() else done.exception()
         if error is None:
             return
         unsent = self._as_unsent(error)

@@ -22,7 +22,7 @@ from kiwipy.rmq import defaults
 
 from ..errors import BrokerRefused, UnroutableError
 from .address import BrokerAddress
-from .connection import Connection, connect, tag_of
+from .connection import Connection, connect, tag_of, unless_stuck
 
 __all__ = [
     'Outgoing',
@@ -232,19 +232,23 @@ class Session:
     async def sync(self, wanted: Wanted) -> None:
         """Begin and end to consume, until it is what is wanted."""
         async with self._syncing:
-            wishes: dict[Hashable, Callable[[Hashable], Awaitable[None]]] = {}
-            if wanted.broadcasts:
-                wishes['broadcasts'] = self._consume_broadcasts
-            if wanted.pids:
-                wishes['pids'] = self._consume_pids
-            if wanted.tasks:
-                wishes['tasks'] = self._consume_tasks
-            wishes.update({('name', name): self._consume_name for name in wanted.names})
-            for key in [key for key in self._consumers if key not in wishes and key not in ('answers', 'hints')]:
-                await self._end(key)
-            for key, begin in wishes.items():
-                if key not in self._consumers:
-                    await begin(key)
+            with unless_stuck():
+                await self._sync(wanted)
+
+    async def _sync(self, wanted: Wanted) -> None:
+        wishes: dict[Hashable, Callable[[Hashable], Awaitable[None]]] = {}
+        if wanted.broadcasts:
+            wishes['broadcasts'] = self._consume_broadcasts
+        if wanted.pids:
+            wishes['pids'] = self._consume_pids
+        if wanted.tasks:
+            wishes['tasks'] = self._consume_tasks
+        wishes.update({('name', name): self._consume_name for name in wanted.names})
+        for key in [key for key in self._consumers if key not in wishes and key not in ('answers', 'hints')]:
+            await self._end(key)
+        for key, begin in wishes.items():
+            if key not in self._consumers:
+                await begin(key)
 
     async def _consume_broadcasts(self, key: Hashable) -> None:
         queue = await self._private_queue('broadcast', {'x-message-ttl': defaults.MESSAGE_TTL})
@@ -316,22 +320,24 @@ class Session:
 
     async def others_answer_for_pids(self) -> bool:
         """Whether another connection consumes the RPCs to pids."""
-        channel = await self._connection.channel(confirms=False)
-        try:
-            declared = await channel.queue_declare(PID_QUEUE, passive=True)
-        except amqp.ChannelClosed:  # there is none any more; which closes this channel
-            return False
-        await channel.close()
+        with unless_stuck():
+            channel = await self._connection.channel(confirms=False)
+            try:
+                declared = await channel.queue_declare(PID_QUEUE, passive=True)
+            except amqp.ChannelClosed:  # there is none any more; which closes this channel
+                return False
+            await channel.close()
         return (declared.consumer_count or 0) > ('pids' in self._consumers)
 
     async def count_task_consumers(self) -> int:
         """How many consume the task queue, on all connections."""
-        declared = await self._tasks.queue_declare(defaults.TASK_QUEUE, passive=True)
+        with unless_stuck():
+            declared = await self._tasks.queue_declare(defaults.TASK_QUEUE, passive=True)
         return declared.consumer_count or 0
 
     async def delete_answers(self) -> None:
         """Delete the queue for answers; nobody waits for any."""
-        with contextlib.suppress(amqp.AMQPError, amqp.ChannelInvalidStateError, OSError):
+        with contextlib.suppress(amqp.AMQPError, amqp.ChannelInvalidStateError, OSError), unless_stuck():
             self._consumers.pop('answers', None)
             await self._out.queue_delete(self._answers)
 
@@ -374,14 +380,15 @@ class Session:
             headers=message.headers,
         )
         try:
-            await self._out.basic_publish(
-                message.body,
-                exchange=message.exchange,
-                routing_key=message.routing_key,
-                properties=properties,
-                mandatory=message.mandatory,
-                wait=False,
-            )
+            with unless_stuck():
+                await self._out.basic_publish(
+                    message.body,
+                    exchange=message.exchange,
+                    routing_key=message.routing_key,
+                    properties=properties,
+                    mandatory=message.mandatory,
+                    wait=False,
+                )
         except amqp.PublishError:
             raise UnroutableError(f'nobody is there for {message.routing_key!r}') from None
         except (amqp.AMQPError, amqp.ChannelInvalidStateError, OSError, RuntimeError) as error:

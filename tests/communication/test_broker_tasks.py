@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future
 
 import pytest
 import yaml
@@ -164,6 +165,21 @@ class TestWhoAnswers:
         with pytest.raises(RemoteException, match=r'KilledError: .*by command'):
             final_answer(sent).result(PATIENCE)
         GATES.open('command')
+
+    def test_an_answer_whose_sending_is_cancelled(self, make_worker, raw, monkeypatch):
+        monkeypatch.setattr('treadle.engine.task_replies.COURTESY', 0.0)
+        monkeypatch.setattr('treadle.engine.task_replies.SWEEP', 0.1)
+        worker, cancelled = make_worker(), Future()
+        cancelled.cancel()
+        firsts, send_answer = iter([cancelled]), worker.communicator.send_answer
+
+        def send(*arguments, **options):
+            return next(firsts, None) or send_answer(*arguments, **options)
+
+        monkeypatch.setattr(worker.communicator, 'send_answer', send)
+        raw.task(body(launch_body(ECHO, {'x': 1}, nowait=False)), correlation_id='again', reply_to='answers')
+        assert answers_of(raw, 2)[-1] == ('again', {'result': {'y': 1}})
+        assert next(firsts, None) is None
 
     def test_to_go_on_with_one_that_has_ended(self, make_worker, sender):
         worker = make_worker()

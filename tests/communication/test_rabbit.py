@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import uuid
+from concurrent.futures import Future
 
 import pytest
 import yaml
@@ -261,6 +262,40 @@ class TestLostConnections:
             assert answer(rabbit.task_send(queue)) == queue
             rabbit.link.thread.bridge.submit(rabbit.link.lifeline.session, None).result(PATIENCE)
             assert answer(rabbit.rpc_send(7, None)) == 7
+
+    def test_one_that_is_found_stuck(self, broker, make):
+        """The library below then cancels whatever waits for it, as if somebody had wished so."""
+        make().add_task_subscriber(lambda _, task: task)
+        with Proxy.of(broker) as proxy:
+            rabbit = make(proxy.through(broker))
+            session = rabbit.link.thread.bridge.submit(rabbit.link.lifeline.session, None).result(PATIENCE)
+            heard = Heard()
+            rabbit.add_broadcast_subscriber(lambda _, body, *rest: heard.tell(body))
+            proxy.cut()
+            sent = [rabbit.task_send(number) for number in range(5)]
+            rabbit.broadcast_send('lost')
+            waited = threading.Event()
+            while len(session._out.confirmations) < 6:
+                waited.wait(0.01)
+            rabbit.link.thread.bridge.post(session._connection._amqp._reader_task.cancel)
+            until_lost(rabbit)
+            proxy.heal()
+            assert [answer(each) for each in sent] == list(range(5))
+            rabbit.broadcast_send('heard')
+            heard.until(('heard',))
+            rabbit.close()
+
+    def test_a_sending_that_is_cancelled(self, rabbit, monkeypatch):
+        def submit(message):
+            cancelled = Future()
+            cancelled.cancel()
+            return cancelled
+
+        monkeypatch.setattr(rabbit.link, 'submit', submit)
+        rabbit.add_rpc_subscriber(lambda _, message: message, 'me')
+        for sent in (rabbit.task_send(1), rabbit.rpc_send('me', 1)):
+            with pytest.raises(MessageNotSent, match='did not take the message'):
+                answer(sent)
 
     def test_a_channel_that_the_broker_closes(self, rabbit):
         rabbit.add_task_subscriber(lambda _, task: task)
