@@ -53,8 +53,10 @@ _REJECTED_BY, _REASONS, _OFFERS = 'treadle-rejected-by', 'treadle-reasons', 'tre
 #: So often a rejected task is offered again; seconds before the first time, and at most.
 OFFERS: Final = 12
 OFFER_FIRST, OFFER_MOST = 0.05, 5.0
-#: Seconds after which a task goes back to the queue that came while the store was away.
-GIVE_BACK_AFTER: Final = 1.0
+#: Seconds after which a task goes back to the queue that came while the store was away: the first time, and at most.
+GIVE_BACK_AFTER, GIVE_BACK_MOST = 1.0, 30.0
+#: How many tasks that went back are remembered, with how often.
+MOST_REMEMBERED: Final = 1000
 #: The same for an RPC to a pid that another engine can answer.
 LEAVE_AFTER: Final = 0.05
 
@@ -72,6 +74,8 @@ class Incoming:
         self._identity = identity
         self._undone: set[Future[Any]] = set()
         self._offering: set[asyncio.Task[None]] = set()
+        # How often a message went back; the last one is the one that did so last.
+        self._gave_back: dict[Hashable, int] = {}
 
     # -- broadcasts ----------------------------------------------------------------------------------------
 
@@ -248,7 +252,13 @@ class Incoming:
             await self._give_back_later(channel, message)
 
     async def _give_back_later(self, channel: Channel, message: DeliveredMessage) -> None:
-        await asyncio.sleep(GIVE_BACK_AFTER)
+        """Put what cannot be dealt with now back into its queue, each time later: it may be in vain as often as not."""
+        mark = _mark_of(message)
+        times = self._gave_back.pop(mark, 0)
+        self._gave_back[mark] = times + 1
+        if len(self._gave_back) > MOST_REMEMBERED:
+            del self._gave_back[next(iter(self._gave_back))]
+        await asyncio.sleep(min(GIVE_BACK_AFTER * 2 ** min(times, 10), GIVE_BACK_MOST))
         _in_background(channel.basic_nack(tag_of(message), requeue=True))
 
     async def _offer_to_others(
@@ -324,6 +334,11 @@ def _answer_to(message: DeliveredMessage, body: bytes) -> Outgoing:
     return Outgoing(
         exchange='', routing_key=properties.reply_to or '', body=body, correlation_id=properties.correlation_id
     )
+
+
+def _mark_of(message: DeliveredMessage) -> Hashable:
+    """What a message has in common with itself when it is delivered again."""
+    return delivery_of(message).routing_key, message.header.properties.correlation_id, hash(message.body)
 
 
 def _is_of_the_engine(error: BaseException) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import threading
 from concurrent.futures import Future
 
@@ -232,6 +234,52 @@ class TestRejections:
             with pytest.raises(TaskRejected, match=why):
                 final_answer(sender.task_send(task)).result(PATIENCE)
             assert caplog.text.count('a task is rejected') == 1
+
+    @pytest.mark.parametrize(
+        ('task', 'properties', 'why'),
+        [
+            (continue_body(2**63), {}, r'Expected `int` <= 9223372036854775807 - at `\$.pid`'),
+            (launch_body(ECHO, {'x': 1}), {'correlation_id': 'a\0b'}, r"the correlation_id 'a\\x00b' of the"),
+            (launch_body(ECHO, {'x': 1}, nowait=False), {'reply_to': 'a\0b'}, r"the reply_to 'a\\x00b' of the"),
+            (continue_body(1), {'reply_to': 'a\0b'}, r"the reply_to 'a\\x00b' of the"),
+        ],
+        ids=['pid', 'correlation id', 'reply of a launch', 'reply of a continue'],
+    )
+    def test_what_no_store_can_keep(self, store_url, make_worker, raw, caplog, task, properties, why):
+        worker = make_worker(url=store_url)
+        worker.run(hosts.Echo, x=1)
+        raw.task(body(task), **{'correlation_id': 'c', 'reply_to': 'answers', **properties})
+        waited = threading.Event()
+        while not re.search(rf'a task is rejected: .*{why}', caplog.text):
+            assert 'goes back to the queue' not in caplog.text
+            waited.wait(0.01)
+        if 'reply_to' not in properties:
+            assert re.search(why, answers_of(raw, 1)[0][1]['exception'])
+        assert raw.count(amqp.TASKS) == 0 and len(worker.query()) == 1
+
+    def test_each_time_it_goes_back_later(self, make_worker, raw, monkeypatch):
+        worker = make_worker()
+        monkeypatch.setattr('treadle.engine.communication.incoming.GIVE_BACK_AFTER', 0.001)
+        monkeypatch.setattr('treadle.engine.communication.incoming.GIVE_BACK_MOST', 0.01)
+        pauses, sleep = [], asyncio.sleep
+
+        async def pause(seconds):
+            pauses.append(seconds)
+            await sleep(seconds)
+
+        fails = iter([StoreUnavailable('the disk is full')] * 6)
+        submit_once = worker.core.calls.starts.submit_once
+
+        def submit(*arguments):
+            for error in fails:
+                raise error
+            return submit_once(*arguments)
+
+        monkeypatch.setattr(worker.core.calls.starts, 'submit_once', submit)
+        monkeypatch.setattr('treadle.engine.communication.incoming.asyncio.sleep', pause)
+        raw.task(body(launch_body(ECHO, {'x': 1})), correlation_id='c', reply_to='answers')
+        answers_of(raw, 2)
+        assert [each for each in pauses if 0.001 <= each <= 0.01] == [0.001, 0.002, 0.004, 0.008, 0.01, 0.01]
 
     def test_a_store_that_is_away_is_no_verdict(self, make_worker, sender, monkeypatch):
         worker = make_worker()
