@@ -251,6 +251,10 @@ class Incoming:
             LOGGER.debug('a task goes back to the queue: %r', error)
             await self._give_back_later(channel, message)
 
+    async def on_failure(self, channel: Channel, message: DeliveredMessage) -> None:
+        """Nobody knows what to do about what one of the above has raised; it may go away."""
+        await self._give_back_later(channel, message)
+
     async def _give_back_later(self, channel: Channel, message: DeliveredMessage) -> None:
         """Put what cannot be dealt with now back into its queue, each time later: it may be in vain as often as not."""
         mark = _mark_of(message)
@@ -299,8 +303,10 @@ class Incoming:
                 )
             )
             await channel.basic_ack(tag_of(message))
-        except Exception as failure:  # the connection is lost, or closes: the broker gives the task to others
+        except Exception as failure:
+            # The connection is lost, or closes: the broker gives the task to others. Or it has not confirmed in time.
             LOGGER.debug('a rejected task goes back to the queue: %r', failure)
+            await self._give_back_later(channel, message)
 
 
 #: What the broadcasts of changes of state are marked with.

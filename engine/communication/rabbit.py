@@ -104,6 +104,7 @@ class RabbitCommunicator:
             named_rpc=self._incoming.on_named_rpc,
             task=self._incoming.on_task,
             hint=self.link.hints.on_hint,
+            failed=self._incoming.on_failure,
         )
 
     def __repr__(self) -> str:

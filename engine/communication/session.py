@@ -94,6 +94,7 @@ class Receivers(msgspec.Struct, frozen=True, kw_only=True):
     :ivar answer: answers to what was sent from here.
     :ivar pid_rpc: RPCs to pids, and others that came with them.
     :ivar named_rpc: RPCs to a named subscriber, whose identifier comes first.
+    :ivar failed: what is to be acknowledged, when one of the others has raised.
     """
 
     answer: Receiver
@@ -102,6 +103,7 @@ class Receivers(msgspec.Struct, frozen=True, kw_only=True):
     named_rpc: Callable[[Hashable, Channel, DeliveredMessage], Awaitable[None]]
     task: Receiver
     hint: Receiver
+    failed: Receiver
 
 
 class Session:
@@ -297,6 +299,8 @@ class Session:
                 LOGGER.debug('a message of %r could not be dealt with: %r', queue, error)  # it comes again
             except Exception:
                 LOGGER.exception('a message of %r could not be dealt with', queue)
+                if not no_ack:
+                    await self._receivers.failed(channel, message)
 
         tag = f'treadle-{uuid.uuid4().hex}'
         await channel.basic_consume(queue, receive, no_ack=no_ack, consumer_tag=tag)

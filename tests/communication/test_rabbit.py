@@ -20,7 +20,7 @@ from treadle.engine.communication import answers, final_answer
 from treadle.engine.communication.address import address_of
 from treadle.engine.communication.rabbit import RabbitCommunicator
 from treadle.engine.communication.session import Session, SessionLost
-from treadle.threads import Forked, LoopState, WrongThread
+from treadle.threads import Forked, LoopState, StartFailed, WrongThread
 
 PATIENCE, Heard = hosts.PATIENCE, hosts.Heard
 GONE = 'amqp://guest:guest@127.0.0.1:1/'
@@ -487,6 +487,38 @@ class TestThreads:
         second.close()
         with pytest.raises(TaskRejected, match=r'^not here$'):
             answer(sender.task_send('nobody'))
+
+    def test_a_rejected_task_that_cannot_be_offered_to_others(self, make, monkeypatch):
+        monkeypatch.setattr('treadle.engine.communication.incoming.GIVE_BACK_AFTER', 0.01)
+        first, second, sender = make(), make(), make()
+
+        def reject(_, task):
+            raise TaskRejected('not here')
+
+        async def send(message):
+            raise MessageNotSent('the broker did not confirm the message in time')
+
+        monkeypatch.setattr(first.link, 'send', send)
+        first.add_task_subscriber(reject)
+        second.add_task_subscriber(lambda _, task: task)
+        assert [answer(sender.task_send(number)) for number in range(4)] == list(range(4))
+
+    @pytest.mark.parametrize('method', ['deliver_task', 'rpc_send'])
+    def test_a_message_for_which_there_is_no_thread_at_the_moment(self, rabbit, monkeypatch, method, caplog):
+        monkeypatch.setattr('treadle.engine.communication.incoming.GIVE_BACK_AFTER', 0.01)
+        fails, deliver = iter([StartFailed('no thread could be started')] * 3), getattr(rabbit._local, method)
+
+        def fail(*arguments, **options):
+            for error in fails:
+                raise error
+            return deliver(*arguments, **options)
+
+        monkeypatch.setattr(rabbit._local, method, fail)
+        rabbit.add_task_subscriber(lambda _, task: task)
+        rabbit.add_rpc_subscriber(lambda _, message: message, 'me')
+        sent = rabbit.task_send(1) if method == 'deliver_task' else rabbit.rpc_send('me', 1)
+        assert answer(sent) == 1
+        assert caplog.text.count('could not be dealt with') == 3
 
     @pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
     def test_a_forked_child_is_told_at_once(self, rabbit):
