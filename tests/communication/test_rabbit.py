@@ -457,6 +457,16 @@ class TestThreads:
         assert sent.result(PATIENCE).result(PATIENCE) == 'done'
         assert len(rabbit._replies) == 0
 
+    def test_an_answer_that_its_sender_waits_for_no_longer(self, rabbit, raw):
+        assert rabbit.task_send('nobody does it').cancel()
+        assert len(rabbit._replies) == 0
+        raw.purge(amqp.TASKS)
+        sent = rabbit.task_send('it takes long')
+        _, correlation_id = raw.get(amqp.TASKS)
+        raw.publish('', rabbit.link.answers_queue, answers.pending(), correlation_id=correlation_id)
+        assert sent.result(PATIENCE).cancel()
+        assert len(rabbit._replies) == 0
+
     def test_names_that_the_broker_does_not_take(self, rabbit):
         for name in ('x' * 300, '#', 'a.*', '\ud800'):
             with pytest.raises(ValueError, match='cannot be addressed on a broker'):
