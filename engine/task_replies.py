@@ -43,8 +43,10 @@ class ReplySender(Protocol):
     def is_connected(self) -> bool:
         """Whether the broker is there."""
 
-    def send_answer(self, reply_to: str, correlation_id: str, outcome: Future[object]) -> Future[None]:
-        """Send how it came out; resolves when the broker has it, or fails."""
+    def send_answer(
+        self, reply_to: str, correlation_id: str, pid: int, outcome: Future[object]
+    ) -> Future[None]:
+        """Send how a process came out; resolves when the broker has it, or fails."""
 
 
 class TaskReplies:
@@ -114,7 +116,8 @@ class TaskReplies:
                     continue
                 self._under_way.add(reply.correlation_id)
             try:
-                sent = self._sender.send_answer(reply.reply_to, reply.correlation_id, self._outcome(reply.pid))
+                outcome = self._outcome(reply.pid)
+                sent = self._sender.send_answer(reply.reply_to, reply.correlation_id, reply.pid, outcome)
             except BaseException:
                 self._under_way.discard(reply.correlation_id)
                 raise

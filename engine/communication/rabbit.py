@@ -344,18 +344,19 @@ class RabbitCommunicator:
         """Whether the broker is there."""
         return self._state == 'open' and self.link.is_connected
 
-    def send_answer(self, reply_to: str, correlation_id: str, outcome: Future[Any]) -> Future[None]:
+    def send_answer(self, reply_to: str, correlation_id: str, pid: int, outcome: Future[Any]) -> Future[None]:
         """Send how a task came out to whoever sent it; resolves when the broker has it.
 
+        :param pid: the process that has come of it.
         :param outcome: is done.
         """
-        error = outcome.exception()
-        body = answers.result(outcome.result()) if error is None else answers.failed(error)
+        error, in_store = outcome.exception(), f'what process {pid} has put out is in the store'
+        body = answers.result(outcome.result(), instead=in_store) if error is None else answers.failed(error)
         message = Outgoing(
             exchange='', routing_key=reply_to, body=body, correlation_id=correlation_id, persistent=True
         )
         with self._open():
-            return self.link.submit(message)
+            return self.link.submit_answer(message, in_store)
 
     @contextmanager
     def _open(self) -> Iterator[None]:

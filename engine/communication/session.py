@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import uuid
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Final, TypeAlias
@@ -20,7 +21,7 @@ from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
 from kiwipy.rmq import defaults
 
-from ..errors import BrokerRefused, UnroutableError
+from ..errors import BrokerRefused, MessageNotSent, UnroutableError
 from .address import BrokerAddress
 from .connection import Connection, connect, tag_of, unless_stuck
 
@@ -29,6 +30,7 @@ __all__ = [
     'Receivers',
     'Session',
     'SessionLost',
+    'TooLarge',
     'Wanted',
     'can_be_name',
     'named_rpc_key',
@@ -49,6 +51,8 @@ PREFETCH: Final = 100
 ANSWERS_EXPIRE: Final = 10 * 60 * 1000
 #: Seconds between two looks whether all consumers are there; the broker ends one when its queue is deleted.
 LOOK: Final = 1.0
+#: The broker's words when it closes a channel on which too large a message has come.
+_SIZE_LIMIT: Final = re.compile(r'larger than (?:configured )?max size (\d+)')
 #: Marks what a session sends to its own queues, to know that it has got all that was there before.
 _FENCE: Final = 'treadle.fence'
 
@@ -57,6 +61,10 @@ Receiver: TypeAlias = Callable[[Channel, DeliveredMessage], Awaitable[None]]
 
 class SessionLost(Exception):
     """The session is over before the broker had confirmed."""
+
+
+class TooLarge(MessageNotSent):
+    """The broker takes no message of that size, also not on another session."""
 
 
 class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
@@ -374,6 +382,7 @@ class Session:
         """Publish, and return when the broker has confirmed; any number at once, in the order of the calls.
 
         :raises UnroutableError: it is mandatory and reaches no queue.
+        :raises TooLarge: the broker does not take it, and the session is over.
         :raises SessionLost: the session is over; the message may have been published or not.
         """
         properties = spec.Basic.Properties(
@@ -397,6 +406,13 @@ class Session:
             raise UnroutableError(f'nobody is there for {message.routing_key!r}') from None
         except (amqp.AMQPError, amqp.ChannelInvalidStateError, OSError, RuntimeError) as error:
             self._lose(f'publishing failed: {error}')
+            # All that is on its way fails with the channel: the largest one is to blame, and perhaps others.
+            limit = _SIZE_LIMIT.search(str(error))
+            if limit is not None and len(message.body) > int(limit[1]):
+                raise TooLarge(
+                    f'a message of {len(message.body)} bytes is too large for the broker, whose max_message_size is '
+                    f'{limit[1]}; send less, or have that raised'
+                ) from error
             raise SessionLost(str(error)) from error
 
 

@@ -201,6 +201,31 @@ class TestWhoAnswers:
             final_answer(sender.task_send(task)).result(PATIENCE)
 
 
+class TestLargeAnswers:
+    TASK = staticmethod(lambda length: launch_body(f'{hosts.HERE}:GivesText', {'length': length}, nowait=False))
+
+    def test_more_than_is_read_of_a_message(self, make_worker, sender, monkeypatch):
+        worker = make_worker()
+        monkeypatch.setattr('treadle.engine.communication.wire.LARGEST', 10_000)
+        with pytest.raises(RemoteException, match='more than 10000 are not read') as caught:
+            final_answer(sender.task_send(self.TASK(20_000))).result(PATIENCE)
+        (node,) = worker.query(process_label='GivesText')
+        assert f'what process {node.pid} has put out is in the store' in str(caught.value)
+        assert len(node.outputs.text) == 20_000
+
+    def test_more_than_the_broker_takes(self, make_engine, make_rabbitmq):
+        url = make_rabbitmq(settings={'max_message_size': '50000'}).url()
+        worker, sender = make_engine(broker=url, claims='all'), make_engine(broker=url)
+        worker.communicator.add_task_subscriber(ProcessLauncher(worker))
+        with pytest.raises(RemoteException, match=r'too large for the broker, .* is 50000; .* is in the store'):
+            final_answer(sender.communicator.task_send(self.TASK(60_000))).result(PATIENCE)
+        assert worker.communicator.link.lifeline.losses <= 2, 'it is not sent again and again'
+        answer = final_answer(sender.communicator.task_send(self.TASK(10))).result(PATIENCE)
+        assert answer == {'text': 10 * 'x'}
+        worker.stop()
+        sender.stop()
+
+
 class TestRejections:
     class Blind:
         def load_object(self, identifier):

@@ -99,3 +99,37 @@ def test_a_stuck_connection_is_told_from_the_wish_to_end() -> None:
                 await wait_in_vain()
 
     asyncio.run(both())
+
+
+async def lose_each_session_at_once(count: int) -> None:
+    lines: list[Line] = []
+    last = asyncio.Event()
+
+    async def open_line() -> Any:
+        lines.append(Line())
+        if len(lines) <= count:
+            lines[-1].lost.set_result('the broker closed a channel')
+        else:
+            last.set()
+        return lines[-1]
+
+    async def set_up(session: Any) -> None:
+        """Nobody subscribes."""
+
+    lifeline = Lifeline('the broker', open_session=open_line, set_up=set_up)
+    keeping = asyncio.create_task(lifeline.run(None))  # type: ignore[arg-type]
+    await last.wait()
+    keeping.cancel()
+    await asyncio.wait([keeping])
+
+
+def test_sessions_that_are_lost_at_once_are_made_with_growing_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> float:
+        pauses.append(seconds)
+        return 2 * seconds
+
+    monkeypatch.setattr('treadle.engine.communication.lifeline._pause', pause)
+    asyncio.run(lose_each_session_at_once(3))
+    assert pauses == [0.1, 0.2, 0.4]

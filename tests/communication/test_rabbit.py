@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 import os
+import re
 import threading
 import uuid
 from concurrent.futures import Future
@@ -15,7 +16,14 @@ import yaml
 
 from communication import amqp, hosts
 from support.proxy import Proxy
-from treadle.engine import CommunicatorClosed, MessageNotSent, RemoteException, TaskRejected, UnroutableError
+from treadle.engine import (
+    CommunicatorClosed,
+    InvalidMessage,
+    MessageNotSent,
+    RemoteException,
+    TaskRejected,
+    UnroutableError,
+)
 from treadle.engine.communication import answers, final_answer
 from treadle.engine.communication.address import address_of
 from treadle.engine.communication.rabbit import RabbitCommunicator
@@ -167,6 +175,50 @@ class TestHostileMessages:
         rabbit.add_rpc_subscriber(lambda _, message: object(), 'me')
         with pytest.raises(RemoteException, match='more than plain data'):
             answer(rabbit.rpc_send('me', None))
+
+
+class TestLargeMessages:
+    def test_more_than_is_read(self, rabbit, monkeypatch):
+        monkeypatch.setattr('treadle.engine.communication.wire.LARGEST', 1000)
+        for value in (2000 * 'x', [(2000 * 'x',)]):
+            for send in (rabbit.task_send, rabbit.broadcast_send, lambda value: rabbit.rpc_send(1, value)):
+                with pytest.raises(InvalidMessage, match=r'cannot be sent, since it has .* more than 1000 are not'):
+                    send(value)
+        rabbit.add_rpc_subscriber(lambda _, message: 2000 * message, 'me')
+        with pytest.raises(RemoteException, match='more than 1000 are not read'):
+            answer(rabbit.rpc_send('me', 'x'))
+
+    def test_an_error_with_a_long_text(self, rabbit):
+        def fails(_, message):
+            raise ValueError(100_000_000 * 'x')
+
+        rabbit.add_rpc_subscriber(fails, 'me')
+        with pytest.raises(RemoteException, match=r'^ValueError: x+\.\.\.$') as caught:
+            answer(rabbit.rpc_send('me', 1))
+        assert len(str(caught.value)) < 100_000
+
+    def test_more_than_the_broker_takes(self, make_rabbitmq, caplog):
+        rabbit = RabbitCommunicator(address_of(make_rabbitmq(settings={'max_message_size': '1000'}).url()))
+        rabbit.start()
+        heard = Heard()
+        rabbit.add_broadcast_subscriber(lambda _, body, *rest: heard.tell(body))
+        rabbit.add_rpc_subscriber(lambda _, message: message * 2000, 'me')
+        rabbit.add_task_subscriber(lambda _, task: task)
+        why = '2[0-9]{3} bytes is too large for the broker, whose max_message_size is 1000'
+        with pytest.raises(MessageNotSent, match=why):
+            answer(rabbit.task_send(2000 * 'x'))
+        with pytest.raises(MessageNotSent, match=why):
+            answer(rabbit.rpc_send('me', 2000 * 'x'))
+        with pytest.raises(RemoteException, match=why):
+            answer(rabbit.rpc_send('me', 'x'))
+        rabbit.broadcast_send(2000 * 'x')
+        until_lost(rabbit, 4)
+        rabbit.broadcast_send('heard')
+        assert heard.next() == ('heard',)
+        assert re.search(f'a broadcast is dropped: .*{why}', caplog.text)
+        assert answer(rabbit.task_send(1)) == 1
+        assert rabbit.link.lifeline.losses == 4, 'once for each of them'
+        rabbit.close()
 
 
 class TestLostConnections:
