@@ -142,7 +142,7 @@ class Incoming:
     async def _leave_rpc_to_others(
         self, channel: Channel, message: DeliveredMessage, error: BaseException
     ) -> None:
-        """This engine starts, stops or has crashed, which is no answer while there is another one to give one."""
+        """This engine stops or has crashed, which is no answer while there is another one to give one."""
         try:
             if await self._link.others_answer_for_pids():
                 LOGGER.debug('an RPC is left to others: %s', error)

@@ -83,7 +83,7 @@ class RabbitCommunicator:
         self._fork_guard = ForkGuard(remedy='create one of its own in the child')
         self._lock = threading.Lock()
         self._state: str = 'new'
-        self._leaves_pids = False
+        self._leaves_work = False
         self._local = LocalCommunicator(name, face=self)
         self.link = Link(
             address,
@@ -168,8 +168,8 @@ class RabbitCommunicator:
         local = self._local
         return Wanted(
             broadcasts=local.is_heard or local.answers_for_pids,
-            pids=local.answers_for_pids and not self._leaves_pids,
-            tasks=local.takes_tasks,
+            pids=local.answers_for_pids and not self._leaves_work,
+            tasks=local.takes_tasks and not self._leaves_work,
             names=frozenset(local.recipients()),
         )
 
@@ -216,9 +216,9 @@ class RabbitCommunicator:
         with self._subscribing():
             self._local.remove_process_subscriber(identifier)
 
-    def leave_pids_to_others(self) -> None:
-        """Take no more RPCs to pids from the broker, from soon on; those that have come are answered, or given back."""
-        self._leaves_pids = True
+    def leave_work_to_others(self) -> None:
+        """Take no more RPCs to pids and no more tasks, from soon on; what has come is dealt with, or given back."""
+        self._leaves_work = True
         if self._state == 'open':
             self.link.sync_soon()
 
@@ -251,7 +251,7 @@ class RabbitCommunicator:
     def rpc_send(self, recipient_id: Hashable, msg: Any) -> Future[Any]:
         """Ask a recipient; see :meth:`.Communicator.rpc_send`.
 
-        :raises InvalidMessage: the message is more than data.
+        :raises InvalidMessage: the message is more than data, or too large.
         :raises UnroutableError: nobody answers to that.
         """
         refuse_on_loop_thread('rpc_send()', 'await asyncio.to_thread(communicator.rpc_send, ...)')
@@ -284,7 +284,7 @@ class RabbitCommunicator:
     def task_send(self, task: Any, no_reply: bool = False) -> Future[Any] | None:
         """Have a task done by some subscriber; see :meth:`.Communicator.task_send`.
 
-        :raises InvalidMessage: the task is more than data.
+        :raises InvalidMessage: the task is more than data, or too large.
         """
         correlation_id = uuid.uuid4().hex
         message = Outgoing(
@@ -324,7 +324,7 @@ class RabbitCommunicator:
     ) -> bool:
         """Tell all broadcast subscribers; ``False`` when it is dropped, since too many wait for the broker.
 
-        :raises InvalidMessage: the message is more than data.
+        :raises InvalidMessage: the message is more than data, or too large.
         """
         said = BroadcastMessage.create(body=body, sender=sender, subject=subject, correlation_id=correlation_id)
         is_change = isinstance(subject, str) and subject.startswith(STATE_CHANGED)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from communication import amqp, hosts
-from treadle.engine import BrokerRefused, BrokerUnavailable, Engine, RemoteException
+from treadle.engine import BrokerRefused, BrokerUnavailable, Engine, ProcessLauncher, RemoteException
 from treadle.engine.communication import final_answer
 from treadle.engine.communication.messages import Intent, intent_body
 from treadle.engine.core import Core
@@ -205,9 +205,9 @@ class TestRollingRestart:
     def consumers(self, broker):
         raw = amqp.Amqp(broker)
 
-        def until(count):
+        def until(count, queue='treadle.pids'):
             waited = threading.Event()
-            while raw.consumers('treadle.pids') != count:
+            while raw.consumers(queue) != count:
                 waited.wait(0.02)
 
         return until
@@ -216,10 +216,14 @@ class TestRollingRestart:
         first, second = make_engine(broker=broker), make_engine(broker=broker)
         node = first.submit(hosts.Echo, x=1, gate='drain')
         GATES.wait_entered('drain')
+        for engine in (first, second):
+            engine.communicator.add_task_subscriber(ProcessLauncher(engine))
         consumers(2)
+        consumers(2, amqp.TASKS)
         stopping = threading.Thread(target=first.stop)
         stopping.start()
         consumers(1)
+        consumers(1, amqp.TASKS)
         assert first.core.state == 'stopping'
         assert [ask(second, node.pid, 'pause') for _ in range(20)] == [True] * 20
         GATES.open('drain')
