@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterator, Set
@@ -34,7 +35,7 @@ LOGGER = logging.getLogger(__name__)
 PAGE = 500
 #: Seconds after which an engine looks for work though nothing hinted at any.
 SWEEP = 5.0
-#: For how many times the duration of a search none is made because others have written.
+#: For how many times the duration of a search none is made because others have written, or there is some room.
 SEARCH_SHARE = 10
 #: The same for looking what has become of all that is held or awaited, of which there may be very much.
 HEARING_SHARE = 2
@@ -61,8 +62,9 @@ class Claims:
         self._watching = SingleFlight(self._take_over, parts.steps, name='the watch over other engines')
         self._unknown_class = False
         self._sweep_due = 0.0
-        # Whether others have written since the last search, and when the next one may be made because of that.
-        self._others_wrote = False
+        # Whether others have written since the last search, or there is some room for what was turned away, and when
+        # the next one may be made because of that.
+        self._others_wrote = self._has_room = False
         self._search_may = 0.0
         # The same after a hint that there is work.
         self._work_hinted = False
@@ -118,6 +120,10 @@ class Claims:
         """Search for work soon; from any thread."""
         self._search.ask()
 
+    def look_in_time(self) -> None:
+        """There is some room: search as soon as searching, time and again, takes but a small part of all time."""
+        self._has_room = True
+
     def hear(self) -> None:
         """Another OS process may have written: see soon what has become of all that is held or awaited, and of work."""
         self._hearing.ask()
@@ -156,8 +162,8 @@ class Claims:
         elif self._work_hinted and now >= self._hinted_search_may:
             self._work_hinted = False
             self.look()
-        elif self._others_wrote and now >= self._search_may:
-            self._others_wrote = False
+        elif (self._others_wrote or self._has_room) and now >= self._search_may:
+            self._others_wrote = self._has_room = False
             self.look()
         elif now >= self._sweep_due:
             self._sweep_due = now + SWEEP
@@ -192,10 +198,16 @@ class Claims:
 
     def _claim_what_fits(self) -> None:
         began = time.monotonic()
-        with _tried_again('looking for work'):
-            self.learn_origins()
-            self._parts.desks.look(None if self._claims_all else self._origins)
-            self._claim_pages()
+        self._search_may = math.inf  # while it goes on, another one is not due
+        try:
+            with _tried_again('looking for work'):
+                self.learn_origins()
+                self._parts.desks.look(None if self._claims_all else self._origins)
+                self._claim_pages()
+        finally:
+            self._set_next(began)
+
+    def _set_next(self, began: float) -> None:
         ended = time.monotonic()
         # Beside others that write without a pause, most of the time is left for other things.
         self._search_may = ended + SEARCH_SHARE * (ended - began)

@@ -386,6 +386,8 @@ class Core:
         """A process has left; take others if some were turned away."""
         if self.dispatcher.is_to_look:
             self.claims.look()
+        elif self.dispatcher.has_room_for_more:
+            self.claims.look_in_time()
 
 
 def _told(answer: object) -> None:

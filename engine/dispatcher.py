@@ -98,10 +98,15 @@ class Dispatcher:
 
     @property
     def is_to_look(self) -> bool:
-        """Whether it is worth while to look for more: some were turned away, and could be taken now."""
+        """Whether it is worth while to look for more at once: many that were turned away could be taken now."""
         if self.suspect_waits and not self._runs_suspect():
             return self._open
         return self.turned_away and self.room * 2 >= self._capacity
+
+    @property
+    def has_room_for_more(self) -> bool:
+        """Whether some were turned away, and there is room for one at least; the others may hold theirs for long."""
+        return self.turned_away and self.room > 0
 
     def admits(self, record: ProcessRecord, taken: int) -> bool:
         """Whether one more may be claimed, beside ``taken`` in the same transaction; on the store thread.

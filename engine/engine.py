@@ -7,6 +7,7 @@ own loops.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import weakref
@@ -22,6 +23,7 @@ from .config import Diagnostics, LogChoice, LogSettings
 from .control import ProcessControl
 from .core import Core
 from .desk.timing import Timing
+from .errors import CommunicatorClosed
 from .faults import Faults, NoFaults
 from .launch import resolve
 from .listeners import Listeners, ProcessListener
@@ -143,9 +145,11 @@ class Engine:
         """
         core = self.core
         core.start(timeout, needs_broker=needs_broker)
-        core.communicator.add_process_subscriber(ProcessControl(self))
         _started.add(self)
         core.begin()
+        # Only now, since what is asked before could not be answered. Another thread may have stopped it already.
+        with contextlib.suppress(CommunicatorClosed):
+            core.communicator.add_process_subscriber(ProcessControl(self))
         return self
 
     def stop(self, timeout: float = 30.0) -> None:

@@ -21,7 +21,7 @@ from .errors import (
 from .launch import resolve
 from .processes.functions import process_class_of
 from .processes.identity import ClassMissing, find
-from .store.records import OwedReply
+from .store.records import OwedReply, storable
 from .store.tasks import owe_reply
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class ProcessLauncher:
             raise TaskInvalid(str(error)) from error
 
     def _start(self, task: LaunchTask | CreateTask, *, nowait: bool) -> Any:
-        origin = task_origin()
+        origin = _origin_to_keep()
         if origin is None:
             return self._answer(self._engine.submit(self._target(task), task.inputs), nowait)
         pid = self._engine.core.source.reader.process_of_task(origin.correlation_id)
@@ -118,7 +118,7 @@ class ProcessLauncher:
         return target
 
     def _go_on(self, task: ContinueTask) -> Any:
-        node, origin = self._take_up(task.pid), task_origin()
+        node, origin = self._take_up(task.pid), _origin_to_keep()
         if origin is None or task.nowait:
             return self._answer(node, task.nowait)
         was_there = self._engine.core.source.reader.process_of_task(origin.correlation_id) is not None
@@ -195,3 +195,16 @@ def _done(result: Any) -> Future[Any]:
     done: Future[Any] = Future()
     done.set_result(result)
     return done
+
+
+def _origin_to_keep() -> TaskOrigin | None:
+    """Where the task came from, if by a broker; it is to be kept in the store.
+
+    :raises InvalidMessage: not every store can keep it. It must be refused here, since a store's error is no verdict.
+    """
+    origin = task_origin()
+    if origin is not None:
+        for name, text in (('correlation_id', origin.correlation_id), ('reply_to', origin.reply_to or '')):
+            if storable(text) != text:
+                raise InvalidMessage(f'the {name} {text!r} of the message is no text that can be stored')
+    return origin

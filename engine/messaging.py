@@ -88,6 +88,11 @@ class Messaging:
             self._rabbit.link.store = location.identity()
             self._rabbit.start(max(0.1, deadline - time.monotonic()), is_needed=needs_broker)
 
+    def leave_work_to_others(self) -> None:
+        """Take no more of what any engine of the store may do: RPCs to pids, and tasks; never waits."""
+        if self._rabbit is not None:
+            self._rabbit.leave_work_to_others()
+
     def hint(
         self, changes: Sequence[StateChange], claims: Iterable[ProcessRecord], pauses: Mapping[int, bool]
     ) -> None:

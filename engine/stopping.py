@@ -40,6 +40,7 @@ def wind_down(core: Core, threads: Group, deadline: float) -> None:
     closing = min(CLOSING_SHARE * remaining(deadline), CLOSING_MOST)
     unheard: StopTimeout | None = None
     try:
+        core.messaging.leave_work_to_others()  # what takes no calls would only give them back
         cancels = _end_steps(core, deadline - closing)
         _wait_for_cancels(cancels, min(deadline - closing, time.monotonic() + CANCELLING_MOST))
         threads.stop(max(remaining(deadline), closing, CLOSING_LEAST))

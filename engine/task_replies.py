@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Final, Protocol
 
 from ..threads import LoopClosed, SingleFlight, StartFailed
@@ -43,8 +43,10 @@ class ReplySender(Protocol):
     def is_connected(self) -> bool:
         """Whether the broker is there."""
 
-    def send_answer(self, reply_to: str, correlation_id: str, outcome: Future[object]) -> Future[None]:
-        """Send how it came out; resolves when the broker has it, or fails."""
+    def send_answer(
+        self, reply_to: str, correlation_id: str, pid: int, outcome: Future[object]
+    ) -> Future[None]:
+        """Send how a process came out; resolves when the broker has it, or fails."""
 
 
 class TaskReplies:
@@ -114,7 +116,8 @@ class TaskReplies:
                     continue
                 self._under_way.add(reply.correlation_id)
             try:
-                sent = self._sender.send_answer(reply.reply_to, reply.correlation_id, self._outcome(reply.pid))
+                outcome = self._outcome(reply.pid)
+                sent = self._sender.send_answer(reply.reply_to, reply.correlation_id, reply.pid, outcome)
             except BaseException:
                 self._under_way.discard(reply.correlation_id)
                 raise
@@ -132,9 +135,10 @@ class TaskReplies:
 
     def _sent(self, reply: OwedReply, done: Future[None]) -> None:
         """The broker has it, or it is tried again later; on the communicator's loop."""
-        if done.exception() is not None:
-            LOGGER.debug('the answer for process %d is sent later: %s', reply.pid, done.exception())
+        error = CancelledError('it was cancelled') if done.cancelled() else done.exception()
+        if error is not None:
             self._under_way.discard(reply.correlation_id)
+            LOGGER.debug('the answer for process %d is sent later: %s', reply.pid, error)
             return
 
         def settled(answer: object) -> None:

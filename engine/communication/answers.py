@@ -14,6 +14,8 @@ from .wire import decode, encode
 
 __all__ = ['Kind', 'failed', 'pending', 'read', 'result']
 
+#: Characters of an error's text that are sent.
+LONGEST_REASON: Final = 64 * 1024
 #: Beside the text of an error, what Treadle's own senders raise it as; others leave it unread.
 _KIND: Final = 'treadle_kind'
 _KINDS: Final[Mapping[str, type[Exception]]] = {
@@ -29,19 +31,24 @@ class Kind(enum.Enum):
     FAILED = 'failed'
 
 
-def result(value: Any) -> bytes:
-    """The answer that is ``value``; if that is no data, an error that says so."""
+def result(value: Any, *, instead: str = '') -> bytes:
+    """The answer that is ``value``; if that is no data, or too large, an error that says so.
+
+    :param instead: what that says besides.
+    """
     body = utils.result_response(value)
     utils.add_host_info(body)
     try:
         return encode(body)
     except InvalidMessage as error:
-        return failed(error)
+        return failed(InvalidMessage(f'{error}; {instead}') if instead else error)
 
 
 def failed(error: BaseException) -> bytes:
     """The answer that something went wrong."""
     text = f'CancelledError: {error}' if isinstance(error, CancelledError) else str(error)
+    if len(text) > LONGEST_REASON:
+        text = f'{text[:LONGEST_REASON]}...'
     # No reader takes a lone surrogate, as names of files may hold them.
     body = {utils.EXCEPTION_KEY: text.encode('utf-8', 'backslashreplace').decode('utf-8')}
     body[_KIND] = type(error).__name__

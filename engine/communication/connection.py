@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+from collections.abc import Iterator
 from typing import Any, Final, cast
 
 import aio_pika
@@ -20,7 +21,7 @@ from ..errors import BrokerError, BrokerRefused, BrokerUnavailable, Configuratio
 from .address import BrokerAddress
 from .wire import decode, encode
 
-__all__ = ['Connection', 'connect', 'delivery_of', 'tag_of']
+__all__ = ['Connection', 'connect', 'delivery_of', 'tag_of', 'unless_stuck']
 
 #: Seconds that taking leave of a broker may take that does not answer.
 LEAVING = 2.0
@@ -34,6 +35,22 @@ def delivery_of(message: DeliveredMessage) -> spec.Basic.Deliver:
 def tag_of(message: DeliveredMessage) -> int:
     """What a message is acknowledged by."""
     return delivery_of(message).delivery_tag or 0
+
+
+@contextlib.contextmanager
+def unless_stuck() -> Iterator[None]:
+    """Around what waits for the connection: the library ends its waits by *cancelling* them when the connection turns
+    out to be stuck, which would pass for the wish of whoever runs the task.
+
+    :raises ConnectionError: it is stuck.
+    """
+    try:
+        yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ConnectionError('the broker has not been heard of for too long') from None
 
 
 class Connection:
@@ -59,7 +76,7 @@ class Connection:
     async def close(self) -> None:
         """Take leave, or let go if the broker does not answer."""
         for leave in (self._kiwi.disconnect, self._amqp.close):
-            with contextlib.suppress(TimeoutError, OSError, RuntimeError, amqp.AMQPError):
+            with contextlib.suppress(TimeoutError, OSError, RuntimeError, amqp.AMQPError), unless_stuck():
                 async with asyncio.timeout(LEAVING):
                     await leave()
         self._transport.close()

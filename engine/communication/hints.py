@@ -35,7 +35,6 @@ class Hints:
 
     :param identity: what tells this communicator's hints from others'.
     :param on_hint: called on the loop with the letters of another engine's hint; must not block.
-    :ivar bridge: the way to the loop, from when it runs.
     """
 
     def __init__(self, lifeline: Lifeline, identity: str, on_hint: Callable[[str], object] | None) -> None:
@@ -46,23 +45,35 @@ class Hints:
         self._pending: set[str] = set()
         self._sent_at = 0.0
         self._publishing: set[asyncio.Task[None]] = set()
-        self.bridge: Bridge | None = None
+        self._bridge: Bridge | None = None
+        self._is_scheduled = False
 
     @property
     def are_heard(self) -> bool:
         """Whether those of other engines are listened to."""
         return self._on_hint is not None
 
+    def begin(self, bridge: Bridge) -> None:
+        """Send from now on, and first what was hinted before.
+
+        :param bridge: the way to the loop, which runs.
+        """
+        with self._lock:
+            self._bridge = bridge
+        self.send('')
+
     def send(self, letters: str) -> None:
         """Hint soon; from any thread, never waiting."""
         with self._lock:
-            is_under_way = bool(self._pending)
             self._pending.update(letters)
-        if not is_under_way and self.bridge is not None:
-            try:
-                self.bridge.post(self._schedule)
-            except (LoopClosed, Forked) as error:
-                LOGGER.debug('no hint is sent: %s', error)
+            bridge = self._bridge
+            if bridge is None or self._is_scheduled or not self._pending:
+                return
+            self._is_scheduled = True
+        try:
+            bridge.post(self._schedule)
+        except (LoopClosed, Forked) as error:
+            LOGGER.debug('no hint is sent: %s', error)
 
     def _schedule(self) -> None:
         wait = self._sent_at + GAP - time.monotonic()
@@ -73,6 +84,7 @@ class Hints:
 
     def _publish(self) -> None:
         with self._lock:
+            self._is_scheduled = False
             letters = ''.join(sorted(self._pending))
             self._pending.clear()
         self._sent_at = time.monotonic()

@@ -53,8 +53,12 @@ _REJECTED_BY, _REASONS, _OFFERS = 'treadle-rejected-by', 'treadle-reasons', 'tre
 #: So often a rejected task is offered again; seconds before the first time, and at most.
 OFFERS: Final = 12
 OFFER_FIRST, OFFER_MOST = 0.05, 5.0
-#: Seconds after which a task goes back to the queue that came while the store was away.
-GIVE_BACK_AFTER: Final = 1.0
+#: Seconds after which a task goes back to the queue that came while the store was away: the first time, and at most.
+GIVE_BACK_AFTER, GIVE_BACK_MOST = 1.0, 30.0
+#: How many tasks that went back are remembered, with how often.
+MOST_REMEMBERED: Final = 1000
+#: The same for an RPC to a pid that another engine can answer.
+LEAVE_AFTER: Final = 0.05
 
 
 class Incoming:
@@ -70,6 +74,8 @@ class Incoming:
         self._identity = identity
         self._undone: set[Future[Any]] = set()
         self._offering: set[asyncio.Task[None]] = set()
+        # How often a message went back; the last one is the one that did so last.
+        self._gave_back: dict[Hashable, int] = {}
 
     # -- broadcasts ----------------------------------------------------------------------------------------
 
@@ -99,28 +105,56 @@ class Incoming:
         if as_pid(recipient) is None or recipient in named:
             await channel.basic_ack(tag_of(message))
         else:
-            await self._on_rpc(recipient, channel, message)
+            await self._on_rpc(recipient, channel, message, has_others=True)
 
     async def on_named_rpc(self, name: Hashable, channel: Channel, message: DeliveredMessage) -> None:
         """Answer an RPC to a named subscriber."""
         await self._on_rpc(name, channel, message)
 
-    async def _on_rpc(self, recipient: Hashable, channel: Channel, message: DeliveredMessage) -> None:
+    async def _on_rpc(
+        self, recipient: Hashable, channel: Channel, message: DeliveredMessage, *, has_others: bool = False
+    ) -> None:
         try:
             said = await _read(message)
             answer = self._local.rpc_send(recipient, said)
         except TreadleError as error:
+            if has_others and isinstance(error, CommunicatorClosed):
+                self._link.track(self._leave_rpc_to_others(channel, message, error), 'an RPC is left to others')
+                return
             if isinstance(error, InvalidMessage):
                 LOGGER.warning('an RPC to %r is rejected: %s', recipient, error)
             await channel.basic_ack(tag_of(message))
             self._reply(message, answers.failed(error))
             return
-        answer.add_done_callback(lambda done: self._link.soon(self._rpc_done, channel, message, done))
+        answer.add_done_callback(lambda done: self._link.soon(self._rpc_done, channel, message, has_others, done))
 
-    def _rpc_done(self, channel: Channel, message: DeliveredMessage, done: Future[Any]) -> None:
+    def _rpc_done(
+        self, channel: Channel, message: DeliveredMessage, has_others: bool, done: Future[Any]
+    ) -> None:
+        error = None if done.cancelled() else done.exception()
+        if has_others and error is not None and _is_of_the_engine(error):
+            self._link.track(self._leave_rpc_to_others(channel, message, error), 'an RPC is left to others')
+            return
         # Only now: if this OS process had died, another engine would have got it.
         _in_background(channel.basic_ack(tag_of(message)))
         self._answer(message, done)
+
+    async def _leave_rpc_to_others(
+        self, channel: Channel, message: DeliveredMessage, error: BaseException
+    ) -> None:
+        """This engine stops or has crashed, which is no answer while there is another one to give one."""
+        try:
+            if await self._link.others_answer_for_pids():
+                LOGGER.debug('an RPC is left to others: %s', error)
+                # It may be dealt to this engine again. Unacknowledged meanwhile: others get it if this OS process dies.
+                await asyncio.sleep(LEAVE_AFTER)
+                await channel.basic_nack(tag_of(message), requeue=True)
+                return
+            await channel.basic_ack(tag_of(message))
+        except Exception as failure:  # the connection is lost, and it comes again, here or elsewhere
+            LOGGER.debug('an RPC goes back to the queue: %r', failure)
+            return
+        self._reply(message, answers.failed(error))
 
     def _answer(self, message: DeliveredMessage, done: Future[Any]) -> None:
         """Tell the sender what has come out, or that it will take longer."""
@@ -217,8 +251,18 @@ class Incoming:
             LOGGER.debug('a task goes back to the queue: %r', error)
             await self._give_back_later(channel, message)
 
+    async def on_failure(self, channel: Channel, message: DeliveredMessage) -> None:
+        """Nobody knows what to do about what one of the above has raised; it may go away."""
+        await self._give_back_later(channel, message)
+
     async def _give_back_later(self, channel: Channel, message: DeliveredMessage) -> None:
-        await asyncio.sleep(GIVE_BACK_AFTER)
+        """Put what cannot be dealt with now back into its queue, each time later: it may be in vain as often as not."""
+        mark = _mark_of(message)
+        times = self._gave_back.pop(mark, 0)
+        self._gave_back[mark] = times + 1
+        if len(self._gave_back) > MOST_REMEMBERED:
+            del self._gave_back[next(iter(self._gave_back))]
+        await asyncio.sleep(min(GIVE_BACK_AFTER * 2 ** min(times, 10), GIVE_BACK_MOST))
         _in_background(channel.basic_nack(tag_of(message), requeue=True))
 
     async def _offer_to_others(
@@ -259,8 +303,10 @@ class Incoming:
                 )
             )
             await channel.basic_ack(tag_of(message))
-        except Exception as failure:  # the connection is lost, or closes: the broker gives the task to others
+        except Exception as failure:
+            # The connection is lost, or closes: the broker gives the task to others. Or it has not confirmed in time.
             LOGGER.debug('a rejected task goes back to the queue: %r', failure)
+            await self._give_back_later(channel, message)
 
 
 #: What the broadcasts of changes of state are marked with.
@@ -294,6 +340,16 @@ def _answer_to(message: DeliveredMessage, body: bytes) -> Outgoing:
     return Outgoing(
         exchange='', routing_key=properties.reply_to or '', body=body, correlation_id=properties.correlation_id
     )
+
+
+def _mark_of(message: DeliveredMessage) -> Hashable:
+    """What a message has in common with itself when it is delivered again."""
+    return delivery_of(message).routing_key, message.header.properties.correlation_id, hash(message.body)
+
+
+def _is_of_the_engine(error: BaseException) -> bool:
+    """Whether it says that this engine takes no calls, and nothing about what was asked."""
+    return any(isinstance(each, (CommunicatorClosed, EngineStopped)) for each in (error, error.__cause__))
 
 
 def _texts(header: Any) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Final
 
 from ...threads import LoopThread
 from ..errors import BrokerError, BrokerRefused, BrokerUnavailable, MessageNotSent
+from .connection import unless_stuck
 from .session import Session, SessionLost
 
 __all__ = ['Lifeline']
@@ -22,6 +23,8 @@ LOGGER = logging.getLogger(__name__)
 #: Seconds before connecting is tried again, at first and at most; each pause is shortened at random by up to half.
 PAUSE_FIRST: Final = 0.1
 PAUSE_MOST: Final = 10.0
+#: Seconds that a session lasts, if there is nothing wrong with what is done on it.
+MOMENT: Final = 1.0
 
 
 class Lifeline:
@@ -87,17 +90,23 @@ class Lifeline:
     async def run(self, thread: LoopThread) -> None:
         """Keep a session until the thread stops; the main function of the thread."""
         session: Session | None = None
+        pause = PAUSE_FIRST
         try:
             while True:
                 session = await self._begin()
                 if session is None:
                     return
+                began = time.monotonic()
                 reason = await session.lost
                 self._session = None
                 self._changed.clear()
                 await session.close()
                 self.losses += 1
                 self._gone(reason)
+                if time.monotonic() - began >= MOMENT:
+                    pause = PAUSE_FIRST
+                else:  # what has ended it may end the next one too
+                    pause = await _pause(pause)
         finally:
             self._session = None
             self._changed.clear()
@@ -110,12 +119,13 @@ class Lifeline:
         pause = PAUSE_FIRST
         while True:
             try:
-                session = await self._open_session()
-                try:
-                    await self._set_up(session)
-                except BaseException:
-                    await session.close()
-                    raise
+                with unless_stuck():
+                    session = await self._open_session()
+                    try:
+                        await self._set_up(session)
+                    except BaseException:
+                        await session.close()
+                        raise
             except Exception as error:
                 reason = str(error) or type(error).__name__
                 if not isinstance(error, BrokerError):  # it was lost while it was set up
@@ -128,8 +138,7 @@ class Lifeline:
             else:
                 self._there(session)
                 return session
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(2 * pause, PAUSE_MOST)
+            pause = await _pause(pause)
 
     def _answer(self, error: BrokerError | None) -> bool:
         """Tell who waits for the first session; whether anybody still does."""
@@ -165,11 +174,17 @@ class Lifeline:
             LOGGER.debug('%s is still away: %s', self._where, reason)
 
 
+async def _pause(seconds: float) -> float:
+    """Pause; returns how long to pause the next time."""
+    await asyncio.sleep(seconds * random.uniform(0.5, 1.0))
+    return min(2 * seconds, PAUSE_MOST)
+
+
 async def publish_until(lifeline: Lifeline, deadline: float, publish: Callable[[Session], Awaitable[None]]) -> None:
     """Publish on the session, and again on the next one if it is lost meanwhile.
 
     :param deadline: on the monotonic clock.
-    :raises MessageNotSent: it was not confirmed in time.
+    :raises MessageNotSent: it was not confirmed in time, or is too large.
     """
     while True:
         session = await lifeline.session(deadline)

@@ -9,13 +9,16 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+import msgspec
+
 from ...threads import CrossingFuture, Forked, LoopClosed, LoopThread, StopTimeout, wait
-from ..errors import BrokerUnavailable, MessageNotSent, UnroutableError
+from ..errors import BrokerUnavailable, InvalidMessage, MessageNotSent, UnroutableError
+from . import answers
 from .address import BrokerAddress
 from .hints import Hints
 from .lifeline import Lifeline, publish_until
 from .outbox import Outbox
-from .session import Outgoing, Receivers, Session, SessionLost, Wanted
+from .session import Outgoing, Receivers, Session, SessionLost, TooLarge, Wanted
 
 __all__ = ['SEND_TIMEOUT', 'Link']
 
@@ -78,8 +81,8 @@ class Link:
         self.lifeline.is_patient = not is_needed
         try:
             self.thread.start(timeout)
-            self.hints.bridge = self.thread.bridge
             self._wait_until_connected(timeout, is_needed=is_needed)
+            self.hints.begin(self.thread.bridge)
         except BaseException as error:
             self.thread.request_stop()
             with contextlib.suppress(StopTimeout):
@@ -123,10 +126,19 @@ class Link:
         """Send; resolves when the broker has it, to ``UnroutableError``, or to ``MessageNotSent`` if not in time."""
         return self.thread.bridge.submit(self._submit, message)
 
+    def submit_answer(self, message: Outgoing, instead: str) -> CrossingFuture[None]:
+        """:meth:`send_answer`; resolves as for :meth:`submit`."""
+        return self.thread.bridge.submit(self._submit, message, instead)
+
     def sync(self) -> None:
         """Consume what is wanted now; returns when the broker knows, if it is there."""
         with contextlib.suppress(LoopClosed, TimeoutError):  # it closes; or it is consumed when the broker is there
             wait(self.thread.bridge.submit(self._sync), self._send_timeout, what='subscribing')
+
+    def sync_soon(self) -> None:
+        """:meth:`sync`, without waiting for it."""
+        with contextlib.suppress(LoopClosed):
+            self.thread.bridge.submit(self._sync)
 
     def soon(self, callback: Callable[..., object], *args: Any) -> None:
         """Run a callback on the loop."""
@@ -148,13 +160,24 @@ class Link:
         deadline = time.monotonic() + self._send_timeout
         await publish_until(self.lifeline, deadline, lambda session: session.publish(message))
 
+    async def send_answer(self, message: Outgoing, instead: str = '') -> None:
+        """:meth:`send`, or if the broker finds the answer too large, send an error that says so.
+
+        :param instead: what that says besides.
+        """
+        try:
+            await self.send(message)
+        except TooLarge as error:
+            failure = InvalidMessage(f'{error}; {instead}' if instead else str(error))
+            await self.send(msgspec.structs.replace(message, body=answers.failed(failure)))
+
     def reply(self, message: Outgoing) -> None:
         """Send an answer; what cannot be sent in time is logged."""
         self._track(self._reply(message), 'an answer is sent')
 
     async def _reply(self, message: Outgoing) -> None:
         try:
-            await self.send(message)
+            await self.send_answer(message)
         except (MessageNotSent, UnroutableError) as error:
             LOGGER.warning('an answer was not sent: %s', error)
 
@@ -163,13 +186,23 @@ class Link:
         session = await self.lifeline.session(time.monotonic() + self._send_timeout)
         return await session.count_task_consumers()
 
-    async def _submit(self, message: Outgoing) -> None:
+    async def others_answer_for_pids(self) -> bool:
+        """Whether another communicator takes RPCs to pids."""
+        session = await self.lifeline.session(time.monotonic() + self._send_timeout)
+        return await session.others_answer_for_pids()
+
+    def track(self, coroutine: Coroutine[Any, Any, Any], name: str) -> None:
+        """Do something that closing waits for, as for what is on its way to the broker."""
+        self._track(coroutine, name)
+
+    async def _submit(self, message: Outgoing, instead: str | None = None) -> None:
         if len(self._sending) >= MOST_SENDING:
             raise MessageNotSent(
                 f'{len(self._sending)} messages are on their way to the broker {self._address} already; send fewer at '
                 f'a time, or wait for their answers'
             )
-        await self._track(self.send(message), 'a message is sent')
+        sending = self.send(message) if instead is None else self.send_answer(message, instead)
+        await self._track(sending, 'a message is sent')
 
     def _track(self, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(coroutine, name=name)
@@ -188,12 +221,17 @@ class Link:
         )
 
     async def _set_up(self, session: Session) -> None:
-        await session.sync(self._wanted())
+        # Who subscribes meanwhile finds no session yet. So it is looked once more, until nobody has; between that look
+        # and when the session is found, nothing else runs on this loop.
+        known: Wanted | None = None
+        while known != (wanted := self._wanted()):
+            await session.sync(wanted)
+            known = wanted
 
     async def _sync(self) -> None:
         session = self.lifeline.current
         if session is None:
-            return  # the next one begins with what is wanted
+            return  # the one that is set up, or the next one, begins with what is wanted
         try:
             await session.sync(self._wanted())
         except Exception as error:

@@ -7,7 +7,6 @@ import inspect
 import logging
 import threading
 import uuid
-from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -98,7 +97,8 @@ class LocalCommunicator:
             'broadcast', _deliver, self.threads
         )
         self._tasks: _Subscribers[TaskSubscriber, TaskDelivery] = _Subscribers('task', self._do_task, self.threads)
-        self._unassigned: deque[TaskDelivery] = deque()
+        # In order. Single operations of a dictionary are atomic: what is cancelled is taken out without the lock.
+        self._unassigned: dict[TaskDelivery, None] = {}
 
     def __repr__(self) -> str:
         return f'<{type(self).__name__} {self.name!r} {"closed" if self.is_closed() else "open"}>'
@@ -154,9 +154,9 @@ class LocalCommunicator:
         with self._open():
             identifier = self._tasks.add(subscriber, identifier)
             strand = self._tasks.all[identifier][1]
-            while self._unassigned:
-                strand.post(self._unassigned[0])
-                self._unassigned.popleft()
+            for task in list(self._unassigned):
+                strand.post(task)
+                self._unassigned.pop(task, None)
             return identifier
 
     def remove_task_subscriber(self, identifier: Hashable) -> None:
@@ -217,6 +217,8 @@ class LocalCommunicator:
         delivery = TaskDelivery(task, no_reply=no_reply, origin=origin)
         with self._open():
             self._assign(delivery)  # nobody can have rejected it yet
+        # Its sender may take it back before anybody subscribes, or may have done so by now: so not with the lock held.
+        delivery.future.add_done_callback(lambda done: self._unassigned.pop(delivery, None))
         return delivery.future
 
     def broadcast_send(
@@ -285,7 +287,7 @@ class LocalCommunicator:
             return False
         if self._closed:
             raise LoopClosed('closed while the task was handed on')
-        self._unassigned.append(task)
+        self._unassigned[task] = None
         return True
 
     # -- closing ---------------------------------------------------------------------------------------------

@@ -41,7 +41,8 @@ _STATE_CHANGED = 'state_changed'
 #: What stands in a subject for the state of a process that was not there before.
 _NO_STATE = 'None'
 
-Pid: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
+#: As large as every database's integers; a larger one would be the database's error, and not the message's.
+Pid: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 
 
 # -- broadcasts ----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Final
 from ...threads import LoopClosed, Mailbox
 from ..errors import UnroutableError
 from .lifeline import Lifeline
-from .session import Outgoing, Session, SessionLost
+from .session import Outgoing, Session, SessionLost, TooLarge
 
 __all__ = ['Outbox']
 
@@ -89,3 +89,5 @@ class Outbox:
             await session.publish(message)
         except (SessionLost, UnroutableError) as error:
             LOGGER.debug('a broadcast was lost with the connection: %s', error)
+        except TooLarge as error:
+            LOGGER.warning('a broadcast is dropped: %s', error)

@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Hashable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -83,6 +83,7 @@ class RabbitCommunicator:
         self._fork_guard = ForkGuard(remedy='create one of its own in the child')
         self._lock = threading.Lock()
         self._state: str = 'new'
+        self._leaves_work = False
         self._local = LocalCommunicator(name, face=self)
         self.link = Link(
             address,
@@ -103,6 +104,7 @@ class RabbitCommunicator:
             named_rpc=self._incoming.on_named_rpc,
             task=self._incoming.on_task,
             hint=self.link.hints.on_hint,
+            failed=self._incoming.on_failure,
         )
 
     def __repr__(self) -> str:
@@ -166,8 +168,8 @@ class RabbitCommunicator:
         local = self._local
         return Wanted(
             broadcasts=local.is_heard or local.answers_for_pids,
-            pids=local.answers_for_pids,
-            tasks=local.takes_tasks,
+            pids=local.answers_for_pids and not self._leaves_work,
+            tasks=local.takes_tasks and not self._leaves_work,
             names=frozenset(local.recipients()),
         )
 
@@ -214,6 +216,12 @@ class RabbitCommunicator:
         with self._subscribing():
             self._local.remove_process_subscriber(identifier)
 
+    def leave_work_to_others(self) -> None:
+        """Take no more RPCs to pids and no more tasks, from soon on; what has come is dealt with, or given back."""
+        self._leaves_work = True
+        if self._state == 'open':
+            self.link.sync_soon()
+
     def add_task_subscriber(self, subscriber: TaskSubscriber, identifier: Hashable | None = None) -> Hashable:
         """Have tasks done by ``subscriber(communicator, task)``."""
         with self._subscribing():
@@ -243,7 +251,7 @@ class RabbitCommunicator:
     def rpc_send(self, recipient_id: Hashable, msg: Any) -> Future[Any]:
         """Ask a recipient; see :meth:`.Communicator.rpc_send`.
 
-        :raises InvalidMessage: the message is more than data.
+        :raises InvalidMessage: the message is more than data, or too large.
         :raises UnroutableError: nobody answers to that.
         """
         refuse_on_loop_thread('rpc_send()', 'await asyncio.to_thread(communicator.rpc_send, ...)')
@@ -269,14 +277,14 @@ class RabbitCommunicator:
                 f'nobody answers to {recipient_id!r}'
                 + ('' if pid is None else '; an engine answers for the processes of its store while it runs')
             ) from None
-        except (MessageNotSent, LoopClosed) as error:
+        except (MessageNotSent, LoopClosed, CancelledError) as error:
             self._replies.fail(correlation_id, self._as_unsent(error))
         return answer
 
     def task_send(self, task: Any, no_reply: bool = False) -> Future[Any] | None:
         """Have a task done by some subscriber; see :meth:`.Communicator.task_send`.
 
-        :raises InvalidMessage: the task is more than data.
+        :raises InvalidMessage: the task is more than data, or too large.
         """
         correlation_id = uuid.uuid4().hex
         message = Outgoing(
@@ -295,7 +303,7 @@ class RabbitCommunicator:
         return answer
 
     def _task_sent(self, correlation_id: str, no_reply: bool, done: Future[None]) -> None:
-        error = done.exception()
+        error = CancelledError('it was given up') if done.cancelled() else done.exception()
         if error is None:
             return
         unsent = self._as_unsent(error)
@@ -316,7 +324,7 @@ class RabbitCommunicator:
     ) -> bool:
         """Tell all broadcast subscribers; ``False`` when it is dropped, since too many wait for the broker.
 
-        :raises InvalidMessage: the message is more than data.
+        :raises InvalidMessage: the message is more than data, or too large.
         """
         said = BroadcastMessage.create(body=body, sender=sender, subject=subject, correlation_id=correlation_id)
         is_change = isinstance(subject, str) and subject.startswith(STATE_CHANGED)
@@ -336,18 +344,19 @@ class RabbitCommunicator:
         """Whether the broker is there."""
         return self._state == 'open' and self.link.is_connected
 
-    def send_answer(self, reply_to: str, correlation_id: str, outcome: Future[Any]) -> Future[None]:
+    def send_answer(self, reply_to: str, correlation_id: str, pid: int, outcome: Future[Any]) -> Future[None]:
         """Send how a task came out to whoever sent it; resolves when the broker has it.
 
+        :param pid: the process that has come of it.
         :param outcome: is done.
         """
-        error = outcome.exception()
-        body = answers.result(outcome.result()) if error is None else answers.failed(error)
+        error, in_store = outcome.exception(), f'what process {pid} has put out is in the store'
+        body = answers.result(outcome.result(), instead=in_store) if error is None else answers.failed(error)
         message = Outgoing(
             exchange='', routing_key=reply_to, body=body, correlation_id=correlation_id, persistent=True
         )
         with self._open():
-            return self.link.submit(message)
+            return self.link.submit_answer(message, in_store)
 
     @contextmanager
     def _open(self) -> Iterator[None]:

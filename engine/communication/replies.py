@@ -41,10 +41,21 @@ class Replies:
 
     def expect(self, correlation_id: str) -> Future[Any]:
         """The future of the answer to what is about to be sent."""
-        future: Future[Any] = Future()
         with self._lock:
-            self._awaited[correlation_id] = future
+            return self._await(correlation_id)
+
+    def _await(self, correlation_id: str) -> Future[Any]:
+        # With the lock held.
+        future = self._awaited[correlation_id] = Future()
+        future.add_done_callback(lambda done: self._done(correlation_id, done))
         return future
+
+    def _done(self, correlation_id: str, future: Future[Any]) -> None:
+        """A future that its sender has cancelled is not kept for an answer that may never come."""
+        if future.cancelled():
+            with self._lock:
+                if self._awaited.get(correlation_id) is future:
+                    self._pop(correlation_id)
 
     def fail(self, correlation_id: str, error: Exception) -> None:
         """No answer will come."""
@@ -73,7 +84,7 @@ class Replies:
             elif correlation_id in self._pending:
                 future = None
             elif (future := self._awaited.get(correlation_id)) is not None:
-                said = self._awaited[correlation_id] = Future()
+                said = self._await(correlation_id)
                 self._pending.add(correlation_id)
         if future is None:
             LOGGER.debug('an answer came that nobody waits for, or once more')

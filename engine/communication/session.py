@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import uuid
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Final, TypeAlias
@@ -20,15 +21,16 @@ from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
 from kiwipy.rmq import defaults
 
-from ..errors import BrokerRefused, UnroutableError
+from ..errors import BrokerRefused, MessageNotSent, UnroutableError
 from .address import BrokerAddress
-from .connection import Connection, connect, tag_of
+from .connection import Connection, connect, tag_of, unless_stuck
 
 __all__ = [
     'Outgoing',
     'Receivers',
     'Session',
     'SessionLost',
+    'TooLarge',
     'Wanted',
     'can_be_name',
     'named_rpc_key',
@@ -49,6 +51,8 @@ PREFETCH: Final = 100
 ANSWERS_EXPIRE: Final = 10 * 60 * 1000
 #: Seconds between two looks whether all consumers are there; the broker ends one when its queue is deleted.
 LOOK: Final = 1.0
+#: The broker's words when it closes a channel on which too large a message has come.
+_SIZE_LIMIT: Final = re.compile(r'larger than (?:configured )?max size (\d+)')
 #: Marks what a session sends to its own queues, to know that it has got all that was there before.
 _FENCE: Final = 'treadle.fence'
 
@@ -57,6 +61,10 @@ Receiver: TypeAlias = Callable[[Channel, DeliveredMessage], Awaitable[None]]
 
 class SessionLost(Exception):
     """The session is over before the broker had confirmed."""
+
+
+class TooLarge(MessageNotSent):
+    """The broker takes no message of that size, also not on another session."""
 
 
 class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +102,7 @@ class Receivers(msgspec.Struct, frozen=True, kw_only=True):
     :ivar answer: answers to what was sent from here.
     :ivar pid_rpc: RPCs to pids, and others that came with them.
     :ivar named_rpc: RPCs to a named subscriber, whose identifier comes first.
+    :ivar failed: what is to be acknowledged, when one of the others has raised.
     """
 
     answer: Receiver
@@ -102,6 +111,7 @@ class Receivers(msgspec.Struct, frozen=True, kw_only=True):
     named_rpc: Callable[[Hashable, Channel, DeliveredMessage], Awaitable[None]]
     task: Receiver
     hint: Receiver
+    failed: Receiver
 
 
 class Session:
@@ -232,19 +242,23 @@ class Session:
     async def sync(self, wanted: Wanted) -> None:
         """Begin and end to consume, until it is what is wanted."""
         async with self._syncing:
-            wishes: dict[Hashable, Callable[[Hashable], Awaitable[None]]] = {}
-            if wanted.broadcasts:
-                wishes['broadcasts'] = self._consume_broadcasts
-            if wanted.pids:
-                wishes['pids'] = self._consume_pids
-            if wanted.tasks:
-                wishes['tasks'] = self._consume_tasks
-            wishes.update({('name', name): self._consume_name for name in wanted.names})
-            for key in [key for key in self._consumers if key not in wishes and key not in ('answers', 'hints')]:
-                await self._end(key)
-            for key, begin in wishes.items():
-                if key not in self._consumers:
-                    await begin(key)
+            with unless_stuck():
+                await self._sync(wanted)
+
+    async def _sync(self, wanted: Wanted) -> None:
+        wishes: dict[Hashable, Callable[[Hashable], Awaitable[None]]] = {}
+        if wanted.broadcasts:
+            wishes['broadcasts'] = self._consume_broadcasts
+        if wanted.pids:
+            wishes['pids'] = self._consume_pids
+        if wanted.tasks:
+            wishes['tasks'] = self._consume_tasks
+        wishes.update({('name', name): self._consume_name for name in wanted.names})
+        for key in [key for key in self._consumers if key not in wishes and key not in ('answers', 'hints')]:
+            await self._end(key)
+        for key, begin in wishes.items():
+            if key not in self._consumers:
+                await begin(key)
 
     async def _consume_broadcasts(self, key: Hashable) -> None:
         queue = await self._private_queue('broadcast', {'x-message-ttl': defaults.MESSAGE_TTL})
@@ -293,6 +307,8 @@ class Session:
                 LOGGER.debug('a message of %r could not be dealt with: %r', queue, error)  # it comes again
             except Exception:
                 LOGGER.exception('a message of %r could not be dealt with', queue)
+                if not no_ack:
+                    await self._receivers.failed(channel, message)
 
         tag = f'treadle-{uuid.uuid4().hex}'
         await channel.basic_consume(queue, receive, no_ack=no_ack, consumer_tag=tag)
@@ -314,14 +330,26 @@ class Session:
             await channel.queue_delete(queue, if_unused=True)
             await channel.close()
 
+    async def others_answer_for_pids(self) -> bool:
+        """Whether another connection consumes the RPCs to pids."""
+        with unless_stuck():
+            channel = await self._connection.channel(confirms=False)
+            try:
+                declared = await channel.queue_declare(PID_QUEUE, passive=True)
+            except amqp.ChannelClosed:  # there is none any more; which closes this channel
+                return False
+            await channel.close()
+        return (declared.consumer_count or 0) > ('pids' in self._consumers)
+
     async def count_task_consumers(self) -> int:
         """How many consume the task queue, on all connections."""
-        declared = await self._tasks.queue_declare(defaults.TASK_QUEUE, passive=True)
+        with unless_stuck():
+            declared = await self._tasks.queue_declare(defaults.TASK_QUEUE, passive=True)
         return declared.consumer_count or 0
 
     async def delete_answers(self) -> None:
         """Delete the queue for answers; nobody waits for any."""
-        with contextlib.suppress(amqp.AMQPError, amqp.ChannelInvalidStateError, OSError):
+        with contextlib.suppress(amqp.AMQPError, amqp.ChannelInvalidStateError, OSError), unless_stuck():
             self._consumers.pop('answers', None)
             await self._out.queue_delete(self._answers)
 
@@ -354,6 +382,7 @@ class Session:
         """Publish, and return when the broker has confirmed; any number at once, in the order of the calls.
 
         :raises UnroutableError: it is mandatory and reaches no queue.
+        :raises TooLarge: the broker does not take it, and the session is over.
         :raises SessionLost: the session is over; the message may have been published or not.
         """
         properties = spec.Basic.Properties(
@@ -364,18 +393,26 @@ class Session:
             headers=message.headers,
         )
         try:
-            await self._out.basic_publish(
-                message.body,
-                exchange=message.exchange,
-                routing_key=message.routing_key,
-                properties=properties,
-                mandatory=message.mandatory,
-                wait=False,
-            )
+            with unless_stuck():
+                await self._out.basic_publish(
+                    message.body,
+                    exchange=message.exchange,
+                    routing_key=message.routing_key,
+                    properties=properties,
+                    mandatory=message.mandatory,
+                    wait=False,
+                )
         except amqp.PublishError:
             raise UnroutableError(f'nobody is there for {message.routing_key!r}') from None
         except (amqp.AMQPError, amqp.ChannelInvalidStateError, OSError, RuntimeError) as error:
             self._lose(f'publishing failed: {error}')
+            # All that is on its way fails with the channel: the largest one is to blame, and perhaps others.
+            limit = _SIZE_LIMIT.search(str(error))
+            if limit is not None and len(message.body) > int(limit[1]):
+                raise TooLarge(
+                    f'a message of {len(message.body)} bytes is too large for the broker, whose max_message_size is '
+                    f'{limit[1]}; send less, or have that raised'
+                ) from error
             raise SessionLost(str(error)) from error
 
 

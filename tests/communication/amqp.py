@@ -56,6 +56,10 @@ class Amqp:
         """How many messages wait in a queue."""
         return self._run(lambda channel: channel.queue_declare(queue, passive=True)).message_count
 
+    def consumers(self, queue: str) -> int:
+        """How many consume a queue."""
+        return self._run(lambda channel: channel.queue_declare(queue, passive=True)).consumer_count
+
     def get(self, queue: str) -> tuple[bytes, str | None] | None:
         """The next message of a queue, with its correlation id; ``None`` when there is none."""
 

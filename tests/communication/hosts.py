@@ -101,6 +101,17 @@ class GivesFile(Process):
         self.out('file', File(b'content', name='a.txt'))
 
 
+class GivesText(Process):
+    @classmethod
+    def define(cls, spec):
+        super().define(spec)
+        spec.input('length', valid_type=int)
+        spec.output('text', valid_type=str)
+
+    def run(self):
+        self.out('text', self.inputs.length * 'x')
+
+
 class Fails(Process):
     def run(self):
         raise ValueError('it is odd')

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from communication import hosts
-from treadle.engine import BrokerRefused, BrokerUnavailable, Engine, RemoteException
+from communication import amqp, hosts
+from treadle.engine import BrokerRefused, BrokerUnavailable, Engine, ProcessLauncher, RemoteException
 from treadle.engine.communication import final_answer
 from treadle.engine.communication.messages import Intent, intent_body
+from treadle.engine.core import Core
 from treadle.threads import Forked
 
 PATIENCE, GATES, Heard = hosts.PATIENCE, hosts.GATES, hosts.Heard
@@ -194,6 +195,69 @@ class TestRpc:
         for node in nodes:
             assert first.wait(node, PATIENCE).is_killed
         GATES.open('all')
+
+
+class TestRollingRestart:
+    """An engine that takes no calls leaves the RPCs to those that do."""
+
+    @pytest.fixture
+    def consumers(self, broker):
+        raw = amqp.Amqp(broker)
+
+        def until(count, queue='treadle.pids'):
+            waited = threading.Event()
+            while raw.consumers(queue) != count:
+                waited.wait(0.02)
+
+        return until
+
+    def test_one_is_held_in_its_drain(self, broker, make_engine, consumers):
+        first, second = make_engine(broker=broker), make_engine(broker=broker)
+        node = first.submit(hosts.Echo, x=1, gate='drain')
+        GATES.wait_entered('drain')
+        for engine in (first, second):
+            engine.communicator.add_task_subscriber(ProcessLauncher(engine))
+        consumers(2)
+        consumers(2, amqp.TASKS)
+        stopping = threading.Thread(target=first.stop)
+        stopping.start()
+        consumers(1)
+        consumers(1, amqp.TASKS)
+        assert first.core.state == 'stopping'
+        assert [ask(second, node.pid, 'pause') for _ in range(20)] == [True] * 20
+        GATES.open('drain')
+        stopping.join(PATIENCE)
+        assert first.core.state == 'stopped'
+
+    def test_one_that_is_dealt_some_all_the_same(self, broker, make_engine, consumers):
+        first, second = make_engine(broker=broker), make_engine(broker=broker)
+        node = second.submit(hosts.Echo, x=1, gate='crashed')
+        first.core.crash = RuntimeError('a worker is no more')
+        consumers(2)
+        assert [ask(second, node.pid, 'status')['paused'] for _ in range(20)] == [False] * 20
+        GATES.open('crashed')
+
+    def test_one_that_is_alone_says_why_it_cannot(self, broker, make_engine):
+        engine = make_engine(broker=broker)
+        node = engine.submit(hosts.Echo, x=1, gate='alone')
+        GATES.open('alone')
+        engine.wait(node, PATIENCE)
+        engine.core.crash = RuntimeError('a worker is no more')
+        with pytest.raises(RemoteException, match=r'EngineStopped: engine .* has crashed'):
+            ask(engine, node.pid, 'status')
+
+    def test_one_that_starts_takes_calls_first(self, broker, make_engine, monkeypatch):
+        answered = []
+        begin = Core.begin
+
+        def begins(core):
+            answered.append(core.communicator._wanted().pids)
+            begin(core)
+
+        monkeypatch.setattr(Core, 'begin', begins)
+        engine = make_engine(broker=broker)
+        assert answered == [False]
+        assert engine.communicator._wanted().pids
 
 
 @pytest.fixture

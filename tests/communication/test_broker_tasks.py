@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import threading
+from concurrent.futures import Future
 
 import pytest
 import yaml
@@ -165,6 +168,21 @@ class TestWhoAnswers:
             final_answer(sent).result(PATIENCE)
         GATES.open('command')
 
+    def test_an_answer_whose_sending_is_cancelled(self, make_worker, raw, monkeypatch):
+        monkeypatch.setattr('treadle.engine.task_replies.COURTESY', 0.0)
+        monkeypatch.setattr('treadle.engine.task_replies.SWEEP', 0.1)
+        worker, cancelled = make_worker(), Future()
+        cancelled.cancel()
+        firsts, send_answer = iter([cancelled]), worker.communicator.send_answer
+
+        def send(*arguments, **options):
+            return next(firsts, None) or send_answer(*arguments, **options)
+
+        monkeypatch.setattr(worker.communicator, 'send_answer', send)
+        raw.task(body(launch_body(ECHO, {'x': 1}, nowait=False)), correlation_id='again', reply_to='answers')
+        assert answers_of(raw, 2)[-1] == ('again', {'result': {'y': 1}})
+        assert next(firsts, None) is None
+
     def test_to_go_on_with_one_that_has_ended(self, make_worker, sender):
         worker = make_worker()
         pid = worker.run_get_pid(hosts.Echo, x=3).pid
@@ -181,6 +199,31 @@ class TestWhoAnswers:
         task = launch_body(f'{hosts.HERE}:GivesFile', nowait=False)
         with pytest.raises(RemoteException, match='this cannot be sent, since it is more than plain data'):
             final_answer(sender.task_send(task)).result(PATIENCE)
+
+
+class TestLargeAnswers:
+    TASK = staticmethod(lambda length: launch_body(f'{hosts.HERE}:GivesText', {'length': length}, nowait=False))
+
+    def test_more_than_is_read_of_a_message(self, make_worker, sender, monkeypatch):
+        worker = make_worker()
+        monkeypatch.setattr('treadle.engine.communication.wire.LARGEST', 10_000)
+        with pytest.raises(RemoteException, match='more than 10000 are not read') as caught:
+            final_answer(sender.task_send(self.TASK(20_000))).result(PATIENCE)
+        (node,) = worker.query(process_label='GivesText')
+        assert f'what process {node.pid} has put out is in the store' in str(caught.value)
+        assert len(node.outputs.text) == 20_000
+
+    def test_more_than_the_broker_takes(self, make_engine, make_rabbitmq):
+        url = make_rabbitmq(settings={'max_message_size': '50000'}).url()
+        worker, sender = make_engine(broker=url, claims='all'), make_engine(broker=url)
+        worker.communicator.add_task_subscriber(ProcessLauncher(worker))
+        with pytest.raises(RemoteException, match=r'too large for the broker, .* is 50000; .* is in the store'):
+            final_answer(sender.communicator.task_send(self.TASK(60_000))).result(PATIENCE)
+        assert worker.communicator.link.lifeline.losses <= 2, 'it is not sent again and again'
+        answer = final_answer(sender.communicator.task_send(self.TASK(10))).result(PATIENCE)
+        assert answer == {'text': 10 * 'x'}
+        worker.stop()
+        sender.stop()
 
 
 class TestRejections:
@@ -216,6 +259,52 @@ class TestRejections:
             with pytest.raises(TaskRejected, match=why):
                 final_answer(sender.task_send(task)).result(PATIENCE)
             assert caplog.text.count('a task is rejected') == 1
+
+    @pytest.mark.parametrize(
+        ('task', 'properties', 'why'),
+        [
+            (continue_body(2**63), {}, r'Expected `int` <= 9223372036854775807 - at `\$.pid`'),
+            (launch_body(ECHO, {'x': 1}), {'correlation_id': 'a\0b'}, r"the correlation_id 'a\\x00b' of the"),
+            (launch_body(ECHO, {'x': 1}, nowait=False), {'reply_to': 'a\0b'}, r"the reply_to 'a\\x00b' of the"),
+            (continue_body(1), {'reply_to': 'a\0b'}, r"the reply_to 'a\\x00b' of the"),
+        ],
+        ids=['pid', 'correlation id', 'reply of a launch', 'reply of a continue'],
+    )
+    def test_what_no_store_can_keep(self, store_url, make_worker, raw, caplog, task, properties, why):
+        worker = make_worker(url=store_url)
+        worker.run(hosts.Echo, x=1)
+        raw.task(body(task), **{'correlation_id': 'c', 'reply_to': 'answers', **properties})
+        waited = threading.Event()
+        while not re.search(rf'a task is rejected: .*{why}', caplog.text):
+            assert 'goes back to the queue' not in caplog.text
+            waited.wait(0.01)
+        if 'reply_to' not in properties:
+            assert re.search(why, answers_of(raw, 1)[0][1]['exception'])
+        assert raw.count(amqp.TASKS) == 0 and len(worker.query()) == 1
+
+    def test_each_time_it_goes_back_later(self, make_worker, raw, monkeypatch):
+        worker = make_worker()
+        monkeypatch.setattr('treadle.engine.communication.incoming.GIVE_BACK_AFTER', 0.001)
+        monkeypatch.setattr('treadle.engine.communication.incoming.GIVE_BACK_MOST', 0.01)
+        pauses, sleep = [], asyncio.sleep
+
+        async def pause(seconds):
+            pauses.append(seconds)
+            await sleep(seconds)
+
+        fails = iter([StoreUnavailable('the disk is full')] * 6)
+        submit_once = worker.core.calls.starts.submit_once
+
+        def submit(*arguments):
+            for error in fails:
+                raise error
+            return submit_once(*arguments)
+
+        monkeypatch.setattr(worker.core.calls.starts, 'submit_once', submit)
+        monkeypatch.setattr('treadle.engine.communication.incoming.asyncio.sleep', pause)
+        raw.task(body(launch_body(ECHO, {'x': 1})), correlation_id='c', reply_to='answers')
+        answers_of(raw, 2)
+        assert [each for each in pauses if 0.001 <= each <= 0.01] == [0.001, 0.002, 0.004, 0.008, 0.01, 0.01]
 
     def test_a_store_that_is_away_is_no_verdict(self, make_worker, sender, monkeypatch):
         worker = make_worker()

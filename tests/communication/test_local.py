@@ -41,6 +41,14 @@ def test_subscribers_are_called_on_threads_of_their_own_kind():
     communicator.close()
 
 
+def test_what_its_sender_cancels_is_not_kept():
+    communicator = LocalCommunicator()
+    for number in range(10):
+        assert communicator.task_send(number).cancel()
+    assert not communicator._unassigned
+    communicator.close()
+
+
 def test_what_its_sender_cancels_is_not_delivered():
     communicator = LocalCommunicator()
     seen: list[str] = []

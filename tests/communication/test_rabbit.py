@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import os
+import re
 import threading
 import uuid
+from concurrent.futures import Future
 
 import pytest
 import yaml
 
 from communication import amqp, hosts
 from support.proxy import Proxy
-from treadle.engine import CommunicatorClosed, MessageNotSent, RemoteException, TaskRejected, UnroutableError
+from treadle.engine import (
+    CommunicatorClosed,
+    InvalidMessage,
+    MessageNotSent,
+    RemoteException,
+    TaskRejected,
+    UnroutableError,
+)
 from treadle.engine.communication import answers, final_answer
 from treadle.engine.communication.address import address_of
 from treadle.engine.communication.rabbit import RabbitCommunicator
 from treadle.engine.communication.session import Session, SessionLost
-from treadle.threads import Forked, LoopState, WrongThread
+from treadle.threads import Forked, LoopState, StartFailed, WrongThread
 
 PATIENCE, Heard = hosts.PATIENCE, hosts.Heard
 GONE = 'amqp://guest:guest@127.0.0.1:1/'
@@ -167,6 +177,50 @@ class TestHostileMessages:
             answer(rabbit.rpc_send('me', None))
 
 
+class TestLargeMessages:
+    def test_more_than_is_read(self, rabbit, monkeypatch):
+        monkeypatch.setattr('treadle.engine.communication.wire.LARGEST', 1000)
+        for value in (2000 * 'x', [(2000 * 'x',)]):
+            for send in (rabbit.task_send, rabbit.broadcast_send, lambda value: rabbit.rpc_send(1, value)):
+                with pytest.raises(InvalidMessage, match=r'cannot be sent, since it has .* more than 1000 are not'):
+                    send(value)
+        rabbit.add_rpc_subscriber(lambda _, message: 2000 * message, 'me')
+        with pytest.raises(RemoteException, match='more than 1000 are not read'):
+            answer(rabbit.rpc_send('me', 'x'))
+
+    def test_an_error_with_a_long_text(self, rabbit):
+        def fails(_, message):
+            raise ValueError(100_000_000 * 'x')
+
+        rabbit.add_rpc_subscriber(fails, 'me')
+        with pytest.raises(RemoteException, match=r'^ValueError: x+\.\.\.$') as caught:
+            answer(rabbit.rpc_send('me', 1))
+        assert len(str(caught.value)) < 100_000
+
+    def test_more_than_the_broker_takes(self, make_rabbitmq, caplog):
+        rabbit = RabbitCommunicator(address_of(make_rabbitmq(settings={'max_message_size': '1000'}).url()))
+        rabbit.start()
+        heard = Heard()
+        rabbit.add_broadcast_subscriber(lambda _, body, *rest: heard.tell(body))
+        rabbit.add_rpc_subscriber(lambda _, message: message * 2000, 'me')
+        rabbit.add_task_subscriber(lambda _, task: task)
+        why = '2[0-9]{3} bytes is too large for the broker, whose max_message_size is 1000'
+        with pytest.raises(MessageNotSent, match=why):
+            answer(rabbit.task_send(2000 * 'x'))
+        with pytest.raises(MessageNotSent, match=why):
+            answer(rabbit.rpc_send('me', 2000 * 'x'))
+        with pytest.raises(RemoteException, match=why):
+            answer(rabbit.rpc_send('me', 'x'))
+        rabbit.broadcast_send(2000 * 'x')
+        until_lost(rabbit, 4)
+        rabbit.broadcast_send('heard')
+        assert heard.next() == ('heard',)
+        assert re.search(f'a broadcast is dropped: .*{why}', caplog.text)
+        assert answer(rabbit.task_send(1)) == 1
+        assert rabbit.link.lifeline.losses == 4, 'once for each of them'
+        rabbit.close()
+
+
 class TestLostConnections:
     def test_what_was_subscribed_is_subscribed_again(self, rabbit, make, cut):
         heard, other = Heard(), make()
@@ -184,6 +238,28 @@ class TestLostConnections:
             assert answer(other.rpc_send(number, None)) == number
             other.broadcast_send(number)
             assert heard.next() == (number,)
+
+    def test_who_subscribes_while_the_next_session_is_set_up(self, rabbit, make, cut, monkeypatch):
+        rabbit.add_rpc_subscriber(lambda _, message: message, 'goes')
+        synced, go_on = threading.Event(), threading.Event()
+        sync = Session.sync
+
+        async def slow(session, wanted):
+            await sync(session, wanted)
+            synced.set()
+            assert await asyncio.to_thread(go_on.wait, PATIENCE)
+
+        monkeypatch.setattr(Session, 'sync', slow)
+        cut()
+        assert synced.wait(PATIENCE)
+        rabbit.add_rpc_subscriber(lambda _, message: message, 'comes')
+        rabbit.remove_rpc_subscriber('goes')
+        go_on.set()
+        rabbit.link.thread.bridge.submit(rabbit.link.lifeline.session, None).result(PATIENCE)
+        other = make()
+        assert answer(other.rpc_send('comes', 1)) == 1
+        with pytest.raises(UnroutableError):
+            other.rpc_send('goes', 1)
 
     def test_it_is_said_once_and_when_it_is_back(self, rabbit, cut, caplog):
         caplog.set_level(logging.INFO, logger='treadle')
@@ -239,6 +315,40 @@ class TestLostConnections:
             rabbit.link.thread.bridge.submit(rabbit.link.lifeline.session, None).result(PATIENCE)
             assert answer(rabbit.rpc_send(7, None)) == 7
 
+    def test_one_that_is_found_stuck(self, broker, make):
+        """The library below then cancels whatever waits for it, as if somebody had wished so."""
+        make().add_task_subscriber(lambda _, task: task)
+        with Proxy.of(broker) as proxy:
+            rabbit = make(proxy.through(broker))
+            session = rabbit.link.thread.bridge.submit(rabbit.link.lifeline.session, None).result(PATIENCE)
+            heard = Heard()
+            rabbit.add_broadcast_subscriber(lambda _, body, *rest: heard.tell(body))
+            proxy.cut()
+            sent = [rabbit.task_send(number) for number in range(5)]
+            rabbit.broadcast_send('lost')
+            waited = threading.Event()
+            while len(session._out.confirmations) < 6:
+                waited.wait(0.01)
+            rabbit.link.thread.bridge.post(session._connection._amqp._reader_task.cancel)
+            until_lost(rabbit)
+            proxy.heal()
+            assert [answer(each) for each in sent] == list(range(5))
+            rabbit.broadcast_send('heard')
+            heard.until(('heard',))
+            rabbit.close()
+
+    def test_a_sending_that_is_cancelled(self, rabbit, monkeypatch):
+        def submit(message):
+            cancelled = Future()
+            cancelled.cancel()
+            return cancelled
+
+        monkeypatch.setattr(rabbit.link, 'submit', submit)
+        rabbit.add_rpc_subscriber(lambda _, message: message, 'me')
+        for sent in (rabbit.task_send(1), rabbit.rpc_send('me', 1)):
+            with pytest.raises(MessageNotSent, match='did not take the message'):
+                answer(sent)
+
     def test_a_channel_that_the_broker_closes(self, rabbit):
         rabbit.add_task_subscriber(lambda _, task: task)
         session = rabbit.link.lifeline.current
@@ -251,6 +361,19 @@ class TestLostConnections:
         for queue in (amqp.TASKS, rabbit.link.answers_queue):
             raw.purge(queue)
         assert answer(rabbit.task_send(1)) == 1
+
+
+class TestHints:
+    def test_what_was_hinted_before_there_was_a_loop(self, make, broker):
+        heard = Heard()
+        make(on_hint=heard.tell)
+        hinting = RabbitCommunicator(address_of(broker))
+        hinting.link.hints.send('w')
+        hinting.start()
+        assert heard.next() == ('w',)
+        hinting.link.hints.send('c')
+        assert heard.next() == ('c',)
+        hinting.close()
 
 
 class TestBrokerAway:
@@ -386,6 +509,16 @@ class TestThreads:
         assert sent.result(PATIENCE).result(PATIENCE) == 'done'
         assert len(rabbit._replies) == 0
 
+    def test_an_answer_that_its_sender_waits_for_no_longer(self, rabbit, raw):
+        assert rabbit.task_send('nobody does it').cancel()
+        assert len(rabbit._replies) == 0
+        raw.purge(amqp.TASKS)
+        sent = rabbit.task_send('it takes long')
+        _, correlation_id = raw.get(amqp.TASKS)
+        raw.publish('', rabbit.link.answers_queue, answers.pending(), correlation_id=correlation_id)
+        assert sent.result(PATIENCE).cancel()
+        assert len(rabbit._replies) == 0
+
     def test_names_that_the_broker_does_not_take(self, rabbit):
         for name in ('x' * 300, '#', 'a.*', '\ud800'):
             with pytest.raises(ValueError, match='cannot be addressed on a broker'):
@@ -416,6 +549,38 @@ class TestThreads:
         second.close()
         with pytest.raises(TaskRejected, match=r'^not here$'):
             answer(sender.task_send('nobody'))
+
+    def test_a_rejected_task_that_cannot_be_offered_to_others(self, make, monkeypatch):
+        monkeypatch.setattr('treadle.engine.communication.incoming.GIVE_BACK_AFTER', 0.01)
+        first, second, sender = make(), make(), make()
+
+        def reject(_, task):
+            raise TaskRejected('not here')
+
+        async def send(message):
+            raise MessageNotSent('the broker did not confirm the message in time')
+
+        monkeypatch.setattr(first.link, 'send', send)
+        first.add_task_subscriber(reject)
+        second.add_task_subscriber(lambda _, task: task)
+        assert [answer(sender.task_send(number)) for number in range(4)] == list(range(4))
+
+    @pytest.mark.parametrize('method', ['deliver_task', 'rpc_send'])
+    def test_a_message_for_which_there_is_no_thread_at_the_moment(self, rabbit, monkeypatch, method, caplog):
+        monkeypatch.setattr('treadle.engine.communication.incoming.GIVE_BACK_AFTER', 0.01)
+        fails, deliver = iter([StartFailed('no thread could be started')] * 3), getattr(rabbit._local, method)
+
+        def fail(*arguments, **options):
+            for error in fails:
+                raise error
+            return deliver(*arguments, **options)
+
+        monkeypatch.setattr(rabbit._local, method, fail)
+        rabbit.add_task_subscriber(lambda _, task: task)
+        rabbit.add_rpc_subscriber(lambda _, message: message, 'me')
+        sent = rabbit.task_send(1) if method == 'deliver_task' else rabbit.rpc_send('me', 1)
+        assert answer(sent) == 1
+        assert caplog.text.count('could not be dealt with') == 3
 
     @pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
     def test_a_forked_child_is_told_at_once(self, rabbit):

@@ -292,6 +292,31 @@ def test_as_many_coroutine_steps_as_are_held_may_wait_for_what_was_turned_away(m
     assert all(node.is_finished_ok for node in engine.wait(nodes, PATIENCE))
 
 
+class Holds(Process):
+    """Holds its place for as long as the test wants."""
+
+    entered: ClassVar[threading.Semaphore]
+    released: ClassVar[threading.Event]
+
+    async def run(self):
+        self.entered.release()
+        await asyncio.to_thread(self.released.wait, PATIENCE)
+
+
+def test_beside_steps_that_take_long_all_others_get_their_turn(make_engine, small, monkeypatch):
+    monkeypatch.setattr(core, 'HELD_AT_LEAST', 8)
+    Holds.entered, Holds.released = threading.Semaphore(0), threading.Event()
+    engine = settled(make_engine(workers=1, steps=2))
+    long = [engine.submit(Holds) for _ in range(6)]
+    for _ in long:
+        assert Holds.entered.acquire(timeout=PATIENCE)
+    short = [engine.submit(Child, n=n) for n in range(40)]
+    assert all(node.is_finished_ok for node in engine.wait(short, PATIENCE))
+    assert engine.core.dispatcher.held >= 6
+    Holds.released.set()
+    assert all(node.is_finished_ok for node in engine.wait(long, PATIENCE))
+
+
 class WaitsFor(Process):
     """Blocks until a process has ended."""
 
