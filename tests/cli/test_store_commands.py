@@ -174,7 +174,8 @@ def run_to_the_end(yard: Yard, store: str, treadle: Any) -> None:
     for worker in workers:
         worker.send_signal(signal.SIGTERM)
     for worker in workers:
-        assert worker.wait(PATIENCE) == 0
+        _, said = worker.communicate(timeout=PATIENCE)
+        assert worker.returncode == 0, said
 
 
 def check_outcome(store: str, count: int = 75) -> None:
