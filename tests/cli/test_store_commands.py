@@ -170,6 +170,8 @@ def run_to_the_end(yard: Yard, store: str, treadle: Any) -> None:
     assert len(paused) == 10
     done(treadle('play', *paused, store=store))
     workers = [yard.worker(store) for _ in range(2)]
+    for worker in workers:  # one that has not begun would not leave in good order
+        assert 'works on' in worker.stderr.readline()
     yard.wait(lambda: set(yard.states(store)) <= ENDED, 'the end of all')
     for worker in workers:
         worker.send_signal(signal.SIGTERM)
