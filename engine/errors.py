@@ -41,6 +41,10 @@ class StoreRefused(StoreUnavailable):
     """A database server does not let us in: something has to be set right, and waiting does not help."""
 
 
+class OutcomeUnknown(StoreError):
+    """Whether a database has taken a transaction could not be learned; it was not written again."""
+
+
 class StoreTooNew(StoreError):
     """The store was written by a newer Treadle than this one."""
 

@@ -55,7 +55,10 @@ class Database(Protocol):
         """
 
     def commit(self) -> None:
-        """Make it durable."""
+        """Make it durable.
+
+        :raises OutcomeUnknown: it may be, and must not be written again.
+        """
 
     def rollback(self) -> None:
         """Undo it."""

@@ -5,8 +5,9 @@ them in one transaction, commits once, and only then answers. So the cost of an 
 arrived during the previous one, and an answer means *durable*.
 
 An error inside a batch rolls everything back and the operations are written again one by one, so that nobody fails
-for a neighbour. A database that is busy is waited for. A storage error is given to the caller, who decides
-(a submit raises it, a running process is parked and tries again); it never becomes a verdict on a process.
+for a neighbour; what may be in is not written again. A database that is busy is waited for. A storage error is given to
+the caller, who decides (a submit raises it, a running process is parked and tries again); it never becomes a verdict on
+a process.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ...threads import StartFailed, StopTimeout
-from ..errors import EngineStopped, StoreRetired
+from ..errors import EngineStopped, OutcomeUnknown, StoreRetired
 from ..faults import FaultPoint, Faults
 from .database import BUSY_PATIENCE, Database, transact
 from .engines import rejoin, sign
@@ -255,7 +256,7 @@ class StoreThread:
         except BaseException as error:
             if self.engine_id and isinstance(error, StoreRetired):
                 raise  # and so will be all that its engine is still to write
-            if len(batch) == 1 or self._database.is_busy(error.__cause__ or error):
+            if len(batch) == 1 or isinstance(error, OutcomeUnknown) or self._database.is_busy(error.__cause__ or error):
                 self._answer_all(batch, [Failure(error)] * len(batch))
                 return
             LOGGER.debug('a batch of %d failed (%s); writing it one by one', len(batch), error)

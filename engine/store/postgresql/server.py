@@ -31,6 +31,8 @@ _DEFAULTS: Final = {
     'keepalives_count': '3',
     'tcp_user_timeout': '10000',
 }
+#: Of several hosts one is the primary. Another one reads what was committed a while ago, and takes nothing.
+_OF_SEVERAL: Final = {'target_session_attrs': 'read-write'}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,13 +90,15 @@ def parse_url(url: str) -> Server:
     public = [(name, value) for name, value in options if name not in _SECRET]
     resolved = {**_environment(), **given}
     user = resolved.get('user') or _user()
+    is_one = ',' not in resolved.get('host', '') + resolved.get('hostaddr', '')
+    is_chosen = resolved.get('target_session_attrs', 'any') != 'any'
     return Server(
         url=_without_password(base) + (f'?{urlencode(public, quote_via=quote)}' if public else ''),
         host=resolved.get('host') or resolved.get('hostaddr') or 'localhost',
         port=resolved.get('port') or '5432',
         database=resolved.get('dbname') or user,
         user=user,
-        parameters={**_DEFAULTS, **given},
+        parameters={**_DEFAULTS, **({} if is_one or is_chosen else _OF_SEVERAL), **given},
     )
 
 
