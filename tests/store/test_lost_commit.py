@@ -1,4 +1,4 @@
-"""A commit whose answer is lost is in, or it is not; the engine finds out which, and until then writes it not again."""
+"""A commit whose answer is lost is in, or it is not; the engine finds out which, and does not guess."""
 
 from __future__ import annotations
 

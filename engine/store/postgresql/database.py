@@ -24,7 +24,7 @@ from ...errors import OutcomeUnknown, StoreError
 from ..connections import uncut
 from ..transaction import Cursor
 from .connection import PgConnection, connect, leave_inherited
-from .errors import is_busy, is_lost, translate_error
+from .errors import is_busy, is_held, is_lost, translate_error
 from .revision import check_schema, ensure_schema
 from .server import Server
 from .snapshot import Snapshot
@@ -37,8 +37,9 @@ LOGGER = logging.getLogger(__name__)
 LOOK: Final = 0.1
 #: The share of a lease after which the server ends a transaction whose engine stands still, and the least seconds.
 STALL_SHARE, STALL_LEAST = 0.25, 1.0
-#: Seconds to wait for a row that another holds, and for a statement.
-LOCK_PATIENCE, STATEMENT_PATIENCE = 10.0, 60.0
+#: The share of a lease for which to wait for a row that another holds: the engine is to beat meanwhile. Seconds for the
+#: same when something waits already, and for a statement.
+LOCK_SHARE, HASTE, STATEMENT_PATIENCE = 0.25, 0.02, 60.0
 #: A plan is made once and kept. One that was made while there were few rows would read the whole table for each batch
 #: until the next ANALYZE, so it is to use indexes from the beginning. Plans that have no choice would seem costly
 #: enough for the just-in-time compiler.
@@ -50,6 +51,7 @@ _PAUSE_FIRST, _PAUSE_MOST = 0.02, 2.0
 
 _ASK: Final = 'SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_xact_status(%(number)s::text::xid8) END'
 _BEGIN: Final = 'BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT pg_current_xact_id()::text'
+_BEGIN_HASTILY: Final = _BEGIN.replace(';', f"; SET LOCAL lock_timeout = '{round(1000 * HASTE)}ms';")
 
 
 class PostgresqlDatabase:
@@ -62,6 +64,7 @@ class PostgresqlDatabase:
     def __init__(self, server: Server, *, name: str, lease: float) -> None:
         self._server = server
         self._name = name
+        self._lock_patience = max(HASTE, LOCK_SHARE * lease)
         self._stall = max(STALL_LEAST, STALL_SHARE * lease)
         self._connection: PgConnection | None = None
         self._transaction_id = 0
@@ -91,7 +94,7 @@ class PostgresqlDatabase:
 
     def _open(self) -> PgConnection:
         stall, locks, statements = (
-            f'{round(1000 * seconds)}ms' for seconds in (self._stall, LOCK_PATIENCE, STATEMENT_PATIENCE)
+            f'{round(1000 * seconds)}ms' for seconds in (self._stall, self._lock_patience, STATEMENT_PATIENCE)
         )
         connection = connect(
             self._server,
@@ -139,7 +142,7 @@ class PostgresqlDatabase:
 
     # -- a transaction ---------------------------------------------------------------------------------------
 
-    def begin(self) -> Cursor:
+    def begin(self, *, hasty: bool = False) -> Cursor:
         """Begin a transaction that has its number, by which its end can be looked up; reconnects if need be."""
         self._transaction_id = 0
         self._is_marked = None
@@ -147,12 +150,13 @@ class PostgresqlDatabase:
         try:
             cursor = self._connected().cursor()
             try:
-                cursor.execute(_BEGIN, prepare=False)
+                cursor.execute(_BEGIN_HASTILY if hasty else _BEGIN, prepare=False)
             except errors.FeatureNotSupported as error:
                 # A standby says so. The next attempt opens a session anew, with the primary if that is elsewhere.
                 self._drop()
                 raise errors.ReadOnlySqlTransaction(str(error)) from error
-            cursor.nextset()
+            while cursor.nextset():
+                pass
             row = cursor.fetchone()
             if row is None:
                 raise StoreError(f'the store {self._server} gave a transaction no number; connect to it directly')
@@ -272,6 +276,10 @@ class PostgresqlDatabase:
     def is_busy(self, error: BaseException) -> bool:
         """Whether others got in first, or the server is away for now."""
         return is_busy(error)
+
+    def is_held(self, error: BaseException) -> bool:
+        """Whether it is a row that another holds that could not be waited for."""
+        return is_held(error)
 
     def translate(self, error: BaseException) -> BaseException:
         """PostgreSQL's errors as ours, others as they are."""

@@ -11,7 +11,7 @@ from psycopg import errors
 from ...errors import StoreError, StoreFull, StoreReadOnly, StoreRefused, StoreUnavailable
 from .server import Server
 
-__all__ = ['NotConnected', 'is_busy', 'is_lost', 'translate_error']
+__all__ = ['NotConnected', 'is_busy', 'is_held', 'is_lost', 'translate_error']
 
 #: Somebody else holds what is wanted, or got in first: the same transaction may succeed a moment later.
 _CONFLICTS: Final = (
@@ -72,6 +72,11 @@ def _is_refused(error: psycopg.Error) -> bool:
         return False
     _, *each = str(error).split(_EACH_HOST)
     return all(_REFUSED.search(said) and not _CUT_OFF.search(said) for said in each or [str(error)])
+
+
+def is_held(error: BaseException) -> bool:
+    """Whether a statement has waited for too long, as it does for a row that another holds."""
+    return isinstance(error, errors.LockNotAvailable | errors.QueryCanceled)
 
 
 def is_busy(error: BaseException) -> bool:
