@@ -41,6 +41,10 @@ class StoreRefused(StoreUnavailable):
     """A database server does not let us in: something has to be set right, and waiting does not help."""
 
 
+class OutcomeUnknown(StoreError):
+    """Whether a database has taken a transaction could not be learned; it was not written again."""
+
+
 class StoreLost(StoreError):
     """The store is not one that this Treadle may write to, and will not become one: an engine that was at work ends."""
 

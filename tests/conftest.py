@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ['support.services', 'support.stores']
+pytest_plugins = ['support.services', 'support.stores', 'support.tls']
 
 # A shell that runs the tests in the background has their SIGINT ignored, and with it that of all they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

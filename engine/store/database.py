@@ -45,8 +45,11 @@ class Database(Protocol):
     def close(self) -> None:
         """Disconnect."""
 
-    def begin(self) -> Cursor:
-        """Begin a writing transaction."""
+    def begin(self, *, hasty: bool = False) -> Cursor:
+        """Begin a writing transaction.
+
+        :param hasty: it waits for hardly a moment for rows that others hold, where rows are locked.
+        """
 
     def mark(self, is_left: Callable[[Cursor], bool]) -> None:
         """The transaction leaves a mark in the database, by which to see that it is in if its commit gets no answer.
@@ -55,13 +58,19 @@ class Database(Protocol):
         """
 
     def commit(self) -> None:
-        """Make it durable."""
+        """Make it durable.
+
+        :raises OutcomeUnknown: it may be, and must not be written again.
+        """
 
     def rollback(self) -> None:
         """Undo it."""
 
     def is_busy(self, error: BaseException) -> bool:
         """Whether the same transaction may succeed a moment later."""
+
+    def is_held(self, error: BaseException) -> bool:
+        """Whether it is a row that another holds, and not the database as a whole, that could not be waited for."""
 
     def translate(self, error: BaseException) -> BaseException:
         """The driver's error as one of ours."""
@@ -75,19 +84,25 @@ def transact(
     work: Callable[[Cursor], T],
     *,
     patience: float = BUSY_PATIENCE,
+    hasty: bool = False,
+    waits_for_rows: bool = True,
 ) -> T:
     """What ``work`` returns, whose writes are durable by then; it runs more than once if the database is busy.
 
     :param work: writes with the cursor that it is given; must keep nothing of an attempt that fails.
     :param patience: seconds to go on trying.
+    :param hasty: as for :meth:`Database.begin`.
+    :param waits_for_rows: whether to go on trying for the sake of a row that another holds.
     :raises StoreError: the database does not take it.
     """
     give_up = time.monotonic() + patience
     pause = _PAUSE_FIRST
     while True:
         try:
-            return _attempt(database, work)
+            return _attempt(database, work, hasty)
         except Exception as error:
+            if not waits_for_rows and database.is_held(error):
+                raise database.translate(error) from error
             if not database.is_busy(error) or time.monotonic() > give_up or database.hurry.is_set():
                 raise database.translate(error) from error
             # Once is enough for people; an outage may be long.
@@ -97,8 +112,8 @@ def transact(
         pause = min(2 * pause, _PAUSE_MOST)
 
 
-def _attempt(database: Database, work: Callable[[Cursor], T]) -> T:
-    cursor = database.begin()
+def _attempt(database: Database, work: Callable[[Cursor], T], hasty: bool) -> T:
+    cursor = database.begin(hasty=hasty)
     try:
         result = work(cursor)
         database.commit()

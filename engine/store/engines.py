@@ -78,12 +78,14 @@ def beat(transaction: Transaction) -> None:
 
 def end_engine(transaction: Transaction, how: str) -> None:
     """End the engine, which stops by itself, and release what it owns."""
+    transaction.touch_all()
     transaction.cursor.execute(transaction.sql.release_all, {'old_owner': transaction.engine_id})
     transaction.cursor.execute(transaction.sql.end_engine, {'engine_id': transaction.engine_id, 'how': how})
 
 
 def release_all_but(transaction: Transaction, pids: Iterable[int]) -> None:
     """Release what the engine owns, except for these, whose steps still execute; from now on it beats no more."""
+    transaction.touch_all()
     transaction.cursor.execute(
         transaction.sql.release_others,
         {'old_owner': transaction.engine_id, 'pids': transaction.as_set(pids)},

@@ -5,27 +5,32 @@ them in one transaction, commits once, and only then answers. So the cost of an 
 arrived during the previous one, and an answer means *durable*.
 
 An error inside a batch rolls everything back and the operations are written again one by one, so that nobody fails
-for a neighbour. A database that is busy is waited for. A storage error is given to the caller, who decides
-(a submit raises it, a running process is parked and tries again); it never becomes a verdict on a process.
+for a neighbour; what may be in is not written again. A database that is busy is waited for. A storage error is given to
+the caller, who decides (a submit raises it, a running process is parked and tries again); it never becomes a verdict on
+a process.
+
+Where rows are locked, another program may hold one for long. What needs it is set aside and tried again and again, and
+all else is written meanwhile, heartbeats among it; but what comes later for the same processes keeps its place behind.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ...threads import StartFailed, StopTimeout
-from ..errors import EngineStopped, StoreLost
+from ..errors import EngineStopped, OutcomeUnknown, StoreLost
 from ..faults import FaultPoint, Faults
 from .database import BUSY_PATIENCE, Database, transact
 from .engines import rejoin, sign
 from .records import EngineRecord, ProcessRecord, StateChange, Unit, Verdict
-from .transaction import Admission, Cursor, Transaction
+from .transaction import Admission, Barred, Cursor, Transaction
 from .units import apply
 
 if TYPE_CHECKING:
@@ -38,6 +43,9 @@ T = TypeVar('T')
 BATCH = 1000
 #: Seconds of uninterrupted writing after which the database's lock is left free for a moment, and that moment.
 HOLD, YIELD = 0.02, 0.001
+
+#: Seconds between two rounds of trying what was set aside, and of one round at most.
+RETRY, ROUND = 0.05, 0.25
 
 #: Is given the result of an operation, or a :class:`Failure`.
 Reply = Callable[[Any], None]
@@ -73,6 +81,19 @@ class Failure:
         self.error = error
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Aside:
+    """What waits for a row that another program holds.
+
+    :ivar touched: the processes for whose sake nothing may overtake it; ``None`` for all.
+    :ivar give_up: when it is given up.
+    """
+
+    item: tuple[Any, Reply]
+    touched: frozenset[int] | None
+    give_up: float
+
+
 class StoreThread:
     """The thread that owns the writing connection.
 
@@ -83,7 +104,8 @@ class StoreThread:
     :ivar batches: how many it has committed.
 
     Guarantees: an operation that :meth:`post` accepts is answered, on the store thread, exactly once: with its
-    result after the commit, or with a :class:`Failure`. Operations are written in the order of their posting.
+    result after the commit, or with a :class:`Failure`. Operations are written in the order of their posting, but for
+    those that wait for a row: they are overtaken by what has nothing to do with the same processes.
     """
 
     def __init__(
@@ -108,6 +130,9 @@ class StoreThread:
         self._tick_interval = tick_interval
         self._on_crash = on_crash
         self._unanswered: Sequence[tuple[Any, Reply]] = ()
+        self._aside: list[_Aside] = []
+        self._retry_due = 0.0
+        self._touched: Collection[int] | None = None
         self._queue: queue.SimpleQueue[tuple[Any, Reply] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
@@ -216,7 +241,8 @@ class StoreThread:
             if now >= next_tick:
                 next_tick = now + self._tick_interval
                 self._call_tick()
-            batch, more = self._take_batch(next_tick - now)
+            due = min(next_tick, self._retry_due) if self._aside else next_tick
+            batch, more = self._take_batch(due - now)
             if batch:
                 self._unanswered = batch
                 self._write_batch(batch)
@@ -225,7 +251,11 @@ class StoreThread:
                 elif time.monotonic() - held_since > HOLD:
                     time.sleep(YIELD)
                     held_since = time.monotonic()
+            if self._aside and time.monotonic() >= self._retry_due:
+                self._try_again()
             if not more:
+                while self._aside:  # in a hurry now, so that once is enough
+                    self._try_again()
                 return
 
     def _call_tick(self) -> None:
@@ -249,18 +279,24 @@ class StoreThread:
             return batch, True
         return batch, False
 
-    def _write_batch(self, batch: Sequence[tuple[Any, Reply]]) -> None:
+    def _write_batch(
+        self, batch: Sequence[tuple[Any, Reply]], *, hasty: bool = False, give_up: float | None = None
+    ) -> None:
         try:
-            answers, transaction = self._transact([operation for operation, _ in batch])
+            answers, transaction = self._transact([operation for operation, _ in batch], hasty or bool(self._aside))
         except BaseException as error:
             if self.engine_id and isinstance(error, StoreLost):
                 raise  # and so will be all that its engine is still to write
-            if len(batch) == 1 or self._database.is_busy(error.__cause__ or error):
+            is_held = isinstance(error, Barred) or self._database.is_held(error.__cause__ or error)
+            if is_held and len(batch) == 1:
+                self._set_aside(batch[0], error, give_up)
+                return
+            if not is_held and self._is_final(batch, error):
                 self._answer_all(batch, [Failure(error)] * len(batch))
                 return
             LOGGER.debug('a batch of %d failed (%s); writing it one by one', len(batch), error)
             for item in batch:
-                self._write_batch([item])
+                self._write_batch([item], hasty=is_held)
             return
         self.batches += 1
         self._faults.hit(FaultPoint.BATCH_COMMITTED)
@@ -275,27 +311,73 @@ class StoreThread:
             self._listener.committed(transaction.changes, transaction.claims, transaction.pauses)
         self._faults.hit(FaultPoint.BATCH_ANSWERED)
 
+    def _is_final(self, batch: Sequence[tuple[Any, Reply]], error: BaseException) -> bool:
+        """Whether to write the operations of a failed batch one by one would not help, or not be right."""
+        return (
+            len(batch) == 1 or isinstance(error, OutcomeUnknown) or self._database.is_busy(error.__cause__ or error)
+        )
+
+    def _set_aside(self, item: tuple[Any, Reply], error: BaseException, give_up: float | None) -> None:
+        now = time.monotonic()
+        if give_up is None:
+            give_up = now + BUSY_PATIENCE
+            if not isinstance(error, Barred):
+                LOGGER.warning('a write is set aside, and tried again: %s', error)
+        if now >= give_up or self._database.hurry.is_set():
+            self._answer_all([item], [Failure(error)])
+            return
+        touched = None if self._touched is None else frozenset(self._touched)
+        self._unanswered = self._unanswered[1:]
+        self._aside.append(_Aside(item=item, touched=touched, give_up=give_up))
+        self._retry_due = now + RETRY
+
+    def _try_again(self) -> None:
+        """Try, in their order and for :data:`ROUND` seconds at most, to write what was set aside."""
+        aside, self._aside = self._aside, []
+        self._unanswered = [each.item for each in aside]
+        end = time.monotonic() + ROUND
+        for index, each in enumerate(aside):
+            if time.monotonic() > end:
+                self._aside.extend(aside[index:])
+                self._unanswered = ()
+                break
+            self._write_batch([each.item], hasty=True, give_up=each.give_up)
+        self._retry_due = time.monotonic() + RETRY
+
     def _answer_all(self, batch: Sequence[tuple[Any, Reply]], answers: Sequence[Any]) -> None:
         self._unanswered = self._unanswered[len(batch) :]
         for (_, reply), answer in zip(batch, answers, strict=True):
             _answer(reply, answer)
 
-    def _transact(self, operations: Sequence[Any]) -> tuple[list[Any], Transaction]:
+    def _transact(self, operations: Sequence[Any], hasty: bool) -> tuple[list[Any], Transaction]:
+        self._touched = None
+        if any(each.touched is None for each in self._aside):
+            raise Barred('another program holds the row of this engine; end whatever has a long transaction on it')
+        barred = frozenset[int]().union(*(each.touched for each in self._aside if each.touched))
         return transact(
             self._database,
-            lambda cursor: self._write(cursor, operations),
+            lambda cursor: self._write(cursor, operations, barred),
             patience=BUSY_PATIENCE,
+            hasty=hasty,
+            waits_for_rows=False,
         )
 
-    def _write(self, cursor: Cursor, operations: Sequence[Any]) -> tuple[list[Any], Transaction]:
+    def _write(
+        self, cursor: Cursor, operations: Sequence[Any], barred: frozenset[int]
+    ) -> tuple[list[Any], Transaction]:
         transaction = Transaction(
-            cursor=cursor, sql=self._statements, engine_id=self.engine_id, admission=self._admission
+            cursor=cursor,
+            sql=self._statements,
+            engine_id=self.engine_id,
+            admission=self._admission,
+            barred=barred,
         )
         self._faults.hit(FaultPoint.BATCH_BEGUN)
         if self.engine_id:
             mark = sign(transaction) or rejoin(transaction, self._listener.next_life())
             if mark is not None:
                 self._database.mark(lambda cursor: mark.is_left(cursor, self._statements.has_mark))
+        self._touched = transaction.touched
         answers = _perform(transaction, operations)
         self._faults.hit(FaultPoint.BATCH_WRITTEN)
         return answers, transaction
@@ -304,7 +386,7 @@ class StoreThread:
         reason = str(crash) if isinstance(crash, StoreLost) else 'the store stopped'
         error = EngineStopped(f'this was not written: {reason}')
         # Not empty only when the thread died in the middle; then it may have been written, and nobody can tell.
-        for _, reply in self._unanswered:
+        for _, reply in (*self._unanswered, *(each.item for each in self._aside)):
             _answer(reply, Failure(error))
         while True:
             try:

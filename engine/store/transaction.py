@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ..errors import StoreRetired
+from ..errors import StoreRetired, StoreUnavailable
 from ..states import ProcessState
 from .records import Fence, ProcessRecord, Retirement, StateChange
 
 if TYPE_CHECKING:
     from .statements import Statements  # which imports SQLAlchemy
 
-__all__ = ['Admission', 'Cursor', 'Transaction']
+__all__ = ['Admission', 'Barred', 'Cursor', 'Transaction']
 
 
 class Cursor(Protocol):
@@ -55,6 +55,16 @@ class Admission(Protocol):
         """Whether this engine can take one more process, having taken ``taken`` in this transaction already."""
 
 
+_BARRED: Final = (
+    'another program holds a row of the store that an earlier write waits for; end whatever has a long transaction '
+    'on it, and try again'
+)
+
+
+class Barred(StoreUnavailable):
+    """An earlier operation on the same process waits for a row that another program holds."""
+
+
 class Transaction:
     """What all that is written in one transaction shares.
 
@@ -62,16 +72,26 @@ class Transaction:
     :param sql: the statements of its database.
     :param engine_id: the engine that claims; 0 for a writer that is none.
     :param admission: asked before each claim.
+    :param barred: processes that earlier operations wait for, which are to be written first.
 
     :ivar engine_id: the engine in whose name things are claimed; 0 for none.
     :ivar has_rejoined: whether that is a new one, see :func:`.engines.rejoin`.
     :ivar now: when it began, in seconds since the epoch.
     :ivar changes: the changes of state, in their order.
     :ivar claims: the processes that are the engine's to run from now on.
+    :ivar touched: the processes whose rows it has locked, or tried to, where rows are locked.
     :ivar pauses: by pid, whether the process is paused from now on, for those of which this transaction changed it.
     """
 
-    def __init__(self, *, cursor: Cursor, sql: Statements, engine_id: int, admission: Admission) -> None:
+    def __init__(
+        self,
+        *,
+        cursor: Cursor,
+        sql: Statements,
+        engine_id: int,
+        admission: Admission,
+        barred: frozenset[int] = frozenset(),
+    ) -> None:
         self.cursor = cursor
         self.sql = sql
         self.engine_id = engine_id
@@ -80,6 +100,8 @@ class Transaction:
         self.changes: list[StateChange] = []
         self.claims: list[ProcessRecord] = []
         self.pauses: dict[int, bool] = {}
+        self.touched: set[int] = set()
+        self._barred = barred
         self._admission = admission
         self._took_suspect = False
 
@@ -120,12 +142,27 @@ class Transaction:
         if not self.sql.dialect.locks_rows:
             return self.rows(self.sql.fences, {'pids': self.as_set(pids)})
         touched = {*pids, *awaited}
+        self._touch(touched)
         return self.rows(self.sql.lock_fences, {'pids': self.as_set(touched), 'ended': self.as_set(ended)})
 
     def lock(self, pids: Iterable[int]) -> None:
         """Let nobody else write to these rows until the transaction ends; what others wrote is seen from now on."""
         if self.sql.dialect.locks_rows:
+            pids = set(pids)
+            self._touch(pids)
             self.rows(self.sql.lock, {'pids': self.as_set(pids)})
+
+    def _touch(self, pids: Collection[int]) -> None:
+        self.touched.update(pids)
+        if not self._barred.isdisjoint(pids):
+            raise Barred(_BARRED)
+
+    def touch_all(self) -> None:
+        """What follows is about all processes of the engine.
+
+        :raises Barred: an earlier operation is still to be written.
+        """
+        self._touch(self._barred)
 
     def lock_family(self, pids: Iterable[int]) -> None:
         """:meth:`lock` for these and all that they have called, and so on.
@@ -237,6 +274,8 @@ class Transaction:
         :param take_again: claim it anew, if it can be: it was given back since it was paused, and may have been
             played before this was written.
         """
+        if self.sql.dialect.locks_rows:
+            self._touch([fence.pid])
         self.cursor.execute(
             self.sql.release_one,
             {'released_pid': fence.pid, 'old_owner': self.engine_id, 'old_epoch': fence.epoch},

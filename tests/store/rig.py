@@ -185,6 +185,19 @@ class Rig:
         assert stands.wait(20)
         return gate
 
+    @contextmanager
+    def aside(self) -> Iterator[threading.Event]:
+        """Set when the store thread has set something aside, since another program holds a row."""
+        is_aside, set_aside = threading.Event(), self.store._set_aside
+
+        def watched(*arguments: Any) -> None:
+            set_aside(*arguments)
+            is_aside.set()
+
+        self.store._set_aside = watched
+        yield is_aside
+        self.store._set_aside = set_aside
+
     def record(self, **fields: Any) -> ProcessRecord:
         """The record of a new process."""
         return process_record(fields.pop('pid', None) or next(self._pids), origin=self.engine_id, **fields)

@@ -17,9 +17,10 @@ import msgspec
 import psycopg
 import pytest
 
+from treadle.engine import Engine
 from treadle.engine.errors import KeyConflict, StoreUnavailable
 from treadle.engine.store import intents
-from treadle.engine.store.engines import declare_dead, end_engine
+from treadle.engine.store.engines import declare_dead, end_engine, release_all_but
 from treadle.engine.store.job_records import JobRecord
 from treadle.engine.store.jobs import begin_jobs, take_slots
 from treadle.engine.store.postgresql.connection import connect
@@ -302,6 +303,128 @@ def test_two_engines_of_a_host_count_its_jobs_one_after_the_other(one: Any, two:
 
     first, second = after(one, [take], two, take)
     assert (len(first), len(second)) == (2, 1)
+
+
+# -- a row that another program holds for long -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def held(postgres_store: str) -> Iterator[Callable[[int], Callable[[], None]]]:
+    """``free = held(pid)``: another program holds the row of the process until it is freed."""
+    with psycopg.connect(postgres_store) as other:
+
+        def hold(pid: int) -> Callable[[], None]:
+            other.execute('SELECT FROM treadle.process WHERE pid = %s FOR UPDATE', [pid])
+            return other.commit
+
+        yield hold
+
+
+def test_an_engine_beats_and_writes_while_another_program_holds_one_of_its_rows(
+    rigs: Any, postgres_store: str, held: Any
+) -> None:
+    lease = 2.0
+    with Engine(postgres_store, lease=lease) as engine, Engine(postgres_store, lease=lease) as observer:
+        store, before = engine.core.store, engine.core.membership.engine_id
+        end = store.call(lambda transaction: transaction.reserve_pids(3)).result(PATIENCE)
+        pids = range(end - 3, end)
+        born = [
+            rigs.process_record(pid, state='running', origin=before, owner=before, epoch=1, driven=1) for pid in pids
+        ]
+        assert isinstance(store.commit(Unit(create=tuple(born))).result(PATIENCE), Held)
+        blocked, *others = (rigs.Fence(pid, 1, 0) for pid in pids)
+        free = held(blocked.pid)
+        begun = time.monotonic()
+        waiting = store.commit(rigs.proceed(blocked))
+        version = 0
+        while time.monotonic() < begun + 4 * lease:
+            engine.core.membership.confirm().result(PATIENCE)
+            assert engine.core.membership.lease.is_valid
+            for fence in others:
+                unit = rigs.proceed(msgspec.structs.replace(fence, version=version), visit=version + 1)
+                assert isinstance(store.commit(unit).result(PATIENCE), Held)
+            version += 1
+        assert not waiting.done()
+        free()
+        assert isinstance(waiting.result(PATIENCE), Held)
+        assert engine.core.membership.lives == (before,)
+        assert observer.core.source.reader.engine(before).ended is None
+
+
+@pytest.mark.parametrize('together', [True, False], ids=['in a batch', 'alone'])
+def test_what_needs_no_row_that_is_held_is_written_at_once(
+    rigs: Any, postgres_store: str, held: Any, together: bool
+) -> None:
+    with rigs.Rig(postgres_store, lease=2.0) as rig:
+        fences = [rig.running() for _ in range(20)]
+        free = held(fences[7].pid)
+        gate = rig.gate() if together else threading.Event()
+        blocked = rig.store.commit(rigs.finish(fences[7]))
+        rest = [rig.store.commit(rigs.finish(fence)) for fence in fences if fence is not fences[7]]
+        gate.set()
+        assert all(isinstance(each.result(PATIENCE), Held) for each in rest)
+        assert not blocked.done()
+        free()
+        assert isinstance(blocked.result(PATIENCE), Held)
+
+
+def later_than(rig: Any, rigs: Any, held: Any, then: Callable[[Any, int], Any]) -> tuple[Any, Any, int]:
+    """A unit waits for a row, which is freed at the beginning of ``then``: the answers to both, and the process.
+
+    It is answered before ``then`` is.
+    """
+    answered: list[Any] = []
+    fence = rig.running()
+    free = held(fence.pid)
+    with rig.aside() as is_aside:
+        unit = rig.store.commit(rigs.proceed(fence))
+        assert is_aside.wait(PATIENCE)
+
+    def work(transaction: Any) -> Any:
+        free()
+        return then(transaction, fence.pid)
+
+    last = rig.store.call(work)
+    for future in (unit, last):
+        future.add_done_callback(answered.append)
+    last.exception(PATIENCE)
+    assert answered == [unit, last]
+    return unit.result(PATIENCE), last.result(PATIENCE), fence.pid
+
+
+def test_what_waits_for_a_row_keeps_its_place(rigs: Any, postgres_store: str, held: Any) -> None:
+    with rigs.Rig(postgres_store, lease=1.0) as rig:
+        kill_it = lambda transaction, pid: intents.kill(transaction, [pid], 'no more')  # noqa: E731
+        unit, killed, pid = later_than(rig, rigs, held, kill_it)
+        assert isinstance(unit, Held) and killed == [pid]
+        assert (rig.row(pid).visit, rig.row(pid).state) == (1, 'killed')
+
+
+@pytest.mark.parametrize(
+    'leave',
+    [
+        lambda transaction, pid: end_engine(transaction, 'stopped'),
+        lambda transaction, pid: release_all_but(transaction, []),
+    ],
+    ids=['ends', 'beats no more'],
+)
+def test_an_engine_leaves_after_what_waits_for_a_row(rigs: Any, postgres_store: str, held: Any, leave: Any) -> None:
+    with rigs.Rig(postgres_store, lease=1.0) as rig:
+        unit, _, pid = later_than(rig, rigs, held, leave)
+        assert isinstance(unit, Held)
+        assert (rig.row(pid).visit, rig.row(pid).owner) == (1, None)
+
+
+def test_what_waits_for_a_row_is_answered_when_the_engine_stops(rigs: Any, postgres_store: str, held: Any) -> None:
+    with rigs.Rig(postgres_store, lease=1.0) as rig:
+        fence = rig.running()
+        held(fence.pid)
+        with rig.aside() as is_aside:
+            units = [rig.store.commit(rigs.proceed(fence)) for _ in range(3)]
+            assert is_aside.wait(PATIENCE)
+        rig.store.stop(PATIENCE)
+        for unit in units:
+            assert 'another program' in str(unit.exception(0))
 
 
 # -- engines -----------------------------------------------------------------------------------------------------------

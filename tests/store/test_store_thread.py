@@ -206,7 +206,7 @@ def test_it_waits_while_another_connection_holds_the_lock(rig: Any, rigs: Any) -
     fence = rig.running()
     with rig.holding(fence.pid):
         future = rig.store.commit(rigs.proceed(fence))
-        # Whatever else is posted meanwhile waits in the queue, and readers do not wait at all.
+        # Whatever else needs the same lock waits in the queue, and readers do not wait at all.
         futures = [rig.store.commit(Unit(create=(rig.record(),))) for _ in range(20)]
         assert rig.row(fence.pid).visit == 0
         assert not future.done()
@@ -214,12 +214,12 @@ def test_it_waits_while_another_connection_holds_the_lock(rig: Any, rigs: Any) -
     assert all(isinstance(each.result(20), Held) for each in futures)
 
 
-def test_a_lock_that_is_never_given_back_fails_the_batch_at_once_and_not_one_by_one(
+def test_a_lock_that_is_never_given_back_fails_what_needs_it(
     rigs: Any, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_thread, 'BUSY_PATIENCE', 0.0)
     monkeypatch.setattr(sqlite_database, 'begin_writing', functools.partial(begin_writing, patience=0.02))
-    monkeypatch.setattr(postgresql_database, 'LOCK_PATIENCE', 0.02)
+    monkeypatch.setattr(postgresql_database, 'LOCK_SHARE', 0.0)
     with rigs.Rig(store_url) as rig:
         fence = rig.running()
         with rig.holding(fence.pid):

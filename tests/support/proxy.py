@@ -39,8 +39,9 @@ class _Link:
     server: socket.socket
     requests: _Flow = dataclasses.field(init=False)
     replies: _Flow = dataclasses.field(init=False)
-    #: Set when the next reply is to be lost.
+    #: Set when the next reply is to be lost, and whether it is with a reset, and not an end, that it is.
     losing: threading.Event | None = None
+    resets: bool = True
 
     def __post_init__(self) -> None:
         self.requests = _Flow(self.client, self.server)
@@ -72,7 +73,7 @@ class Proxy:
         self._links: list[_Link] = []
         self._is_cut = self._is_refusing = self._is_closed = False
         self._delay, self._rate = 0.0, float('inf')
-        self._losses: list[tuple[bytes, threading.Event]] = []
+        self._losses: list[tuple[bytes, threading.Event, bool]] = []
         self._woken, self._wake = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name=f'proxy-{self.port}', daemon=True)
         self._thread.start()
@@ -123,16 +124,18 @@ class Proxy:
         """From now on at most so many bytes a second in each direction of each connection."""
         self._change(rate=rate)
 
-    def lose_reply(self, to: bytes) -> threading.Event:
+    def lose_reply(self, to: bytes, *, resets: bool = True) -> threading.Event:
         """Lose one reply: the next request with these bytes in it reaches the target, whose answer reaches nobody.
 
         The connection is reset when the answer has come, so the target has done what it was asked.
 
+        :param to: nothing for any request, as there is nothing to be read where all is encrypted.
+        :param resets: or else the connection ends as if the target had closed it.
         :returns: set when it has happened.
         """
         lost = threading.Event()
         with self._lock:
-            self._losses.append((to, lost))
+            self._losses.append((to, lost, resets))
         return lost
 
     @property
@@ -221,6 +224,9 @@ class Proxy:
                     if flow.at_end and not flow.chunks and not flow.closed:
                         flow.closed = True
                         flow.sink.shutdown(socket.SHUT_WR)
+            except ConnectionAbortedError:
+                self._drop(link)
+                continue
             except OSError:
                 self._abort(link)
                 continue
@@ -262,11 +268,11 @@ class Proxy:
             for loss in self._losses:
                 if loss[0] in data:
                     self._losses.remove(loss)
-                    link.losing = loss[1]
+                    _, link.losing, link.resets = loss
                     break
         elif flow is link.replies and link.losing is not None:
             link.losing.set()
-            raise ConnectionResetError
+            raise ConnectionResetError if link.resets else ConnectionAbortedError
         flow.chunks.append((time.monotonic() + self._delay, memoryview(data)))
         flow.held += len(data)
 

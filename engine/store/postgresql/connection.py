@@ -12,6 +12,7 @@ from psycopg.types.numeric import FloatDumper, Int8Dumper
 
 from ...errors import StoreUnavailable
 from ..connections import uncut
+from .errors import NotConnected
 from .server import Server
 
 __all__ = ['MINIMUM_VERSION', 'SCHEMA', 'PgConnection', 'connect', 'leave_inherited']
@@ -52,13 +53,16 @@ def connect(server: Server, *, name: str = 'treadle', **settings: str) -> PgConn
 
     :param name: what the server shows it as.
     :param settings: of the session, in PostgreSQL's words.
-    :raises psycopg.Error: it cannot be made; see :func:`.errors.translate_error`.
+    :raises NotConnected: it cannot be made; see :func:`.errors.translate_error`.
     :raises StoreUnavailable: the server is too old.
     """
     parameters: dict[str, Any] = {'application_name': name[:63], **server.parameters}
-    connection: PgConnection = psycopg.connect(
-        **parameters, client_encoding='utf-8', autocommit=True, prepare_threshold=0, context=_ADAPTERS
-    )
+    try:
+        connection: PgConnection = psycopg.connect(
+            **parameters, client_encoding='utf-8', autocommit=True, prepare_threshold=0, context=_ADAPTERS
+        )
+    except psycopg.OperationalError as error:
+        raise NotConnected(str(error)) from error
     try:
         _check_version(connection, server)
         # Statements are few, and each has one form; none is ever given up.

@@ -8,6 +8,7 @@ and a commit whose answer did not come is looked up, for the server keeps what b
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -19,11 +20,11 @@ from psycopg import errors
 from psycopg.pq import TransactionStatus
 
 from ....threads import run_in_child
-from ...errors import StoreError, StoreUnavailable
+from ...errors import OutcomeUnknown, StoreError
 from ..connections import uncut
 from ..transaction import Cursor
 from .connection import PgConnection, connect, leave_inherited
-from .errors import is_busy, is_lost, translate_error
+from .errors import is_busy, is_held, is_lost, translate_error
 from .revision import check_schema, ensure_schema
 from .server import Server
 from .snapshot import Snapshot
@@ -36,16 +37,21 @@ LOGGER = logging.getLogger(__name__)
 LOOK: Final = 0.1
 #: The share of a lease after which the server ends a transaction whose engine stands still, and the least seconds.
 STALL_SHARE, STALL_LEAST = 0.25, 1.0
-#: Seconds to wait for a row that another holds, and for a statement.
-LOCK_PATIENCE, STATEMENT_PATIENCE = 10.0, 60.0
+#: The share of a lease for which to wait for a row that another holds: the engine is to beat meanwhile. Seconds for the
+#: same when something waits already, and for a statement.
+LOCK_SHARE, HASTE, STATEMENT_PATIENCE = 0.25, 0.02, 60.0
 #: A plan is made once and kept. One that was made while there were few rows would read the whole table for each batch
 #: until the next ANALYZE, so it is to use indexes from the beginning. Plans that have no choice would seem costly
 #: enough for the just-in-time compiler.
 PLANS: Final = {'enable_seqscan': 'off', 'jit': 'off'}
+#: Seconds after which a command no longer asks what became of its commit; an engine asks until it stops.
+ASK_PATIENCE: Final = 60.0
 # Seconds between two attempts to learn what became of a commit: at first, and at most.
 _PAUSE_FIRST, _PAUSE_MOST = 0.02, 2.0
 
+_ASK: Final = 'SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_xact_status(%(number)s::text::xid8) END'
 _BEGIN: Final = 'BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT pg_current_xact_id()::text'
+_BEGIN_HASTILY: Final = _BEGIN.replace(';', f"; SET LOCAL lock_timeout = '{round(1000 * HASTE)}ms';")
 
 
 class PostgresqlDatabase:
@@ -58,11 +64,13 @@ class PostgresqlDatabase:
     def __init__(self, server: Server, *, name: str, lease: float) -> None:
         self._server = server
         self._name = name
+        self._lock_patience = max(HASTE, LOCK_SHARE * lease)
         self._stall = max(STALL_LEAST, STALL_SHARE * lease)
         self._connection: PgConnection | None = None
         self._transaction_id = 0
         self._inside = False
         self._is_marked: Callable[[Cursor], bool] | None = None
+        self._ask_patience = ASK_PATIENCE
         self.hurry = threading.Event()
         self._look_due = 0.0
         self._snapshot: Snapshot | None = None
@@ -75,6 +83,7 @@ class PostgresqlDatabase:
         """Connect, making the tables if there are none."""
         ensure_schema(self._server)
         self.connect()
+        self._ask_patience = math.inf
 
     def connect(self) -> None:
         """Connect to tables that are there and are of our schema."""
@@ -85,7 +94,7 @@ class PostgresqlDatabase:
 
     def _open(self) -> PgConnection:
         stall, locks, statements = (
-            f'{round(1000 * seconds)}ms' for seconds in (self._stall, LOCK_PATIENCE, STATEMENT_PATIENCE)
+            f'{round(1000 * seconds)}ms' for seconds in (self._stall, self._lock_patience, STATEMENT_PATIENCE)
         )
         connection = connect(
             self._server,
@@ -133,15 +142,21 @@ class PostgresqlDatabase:
 
     # -- a transaction ---------------------------------------------------------------------------------------
 
-    def begin(self) -> Cursor:
+    def begin(self, *, hasty: bool = False) -> Cursor:
         """Begin a transaction that has its number, by which its end can be looked up; reconnects if need be."""
         self._transaction_id = 0
         self._is_marked = None
         uncut.__enter__()
         try:
             cursor = self._connected().cursor()
-            cursor.execute(_BEGIN, prepare=False)
-            cursor.nextset()
+            try:
+                cursor.execute(_BEGIN_HASTILY if hasty else _BEGIN, prepare=False)
+            except errors.FeatureNotSupported as error:
+                # A standby says so. The next attempt opens a session anew, with the primary if that is elsewhere.
+                self._drop()
+                raise errors.ReadOnlySqlTransaction(str(error)) from error
+            while cursor.nextset():
+                pass
             row = cursor.fetchone()
             if row is None:
                 raise StoreError(f'the store {self._server} gave a transaction no number; connect to it directly')
@@ -164,13 +179,15 @@ class PostgresqlDatabase:
         """Make the transaction durable; an answer that does not come is looked up on another connection.
 
         :raises psycopg.Error: it is certain that nothing was committed.
-        :raises StoreUnavailable: it could not be learned, for the engine is to stop.
+        :raises OutcomeUnknown: it could not be learned, for the engine is to stop, or a command has waited for long.
         """
-        connection = self._connected()
+        connection = self._connection
+        if connection is None:
+            raise psycopg.InterfaceError('the connection was lost before the commit')
         try:
             cursor = connection.execute('COMMIT', prepare=False)
         except psycopg.Error as error:
-            if not is_lost(error):
+            if not (connection.closed or is_lost(error)):
                 raise
             self._end()  # asking may take long
             if not self._was_committed(error):
@@ -182,41 +199,48 @@ class PostgresqlDatabase:
         self._end()
 
     def _was_committed(self, lost: psycopg.Error) -> bool:
-        """What became of the transaction whose commit got no answer; waits until that is decided."""
+        """What became of the transaction whose commit got no answer; asks until somebody knows.
+
+        Whatever keeps the answer from us, a name that is not known or a server that does not let us in, says nothing
+        of the transaction, and to write it again would be to guess.
+        """
         LOGGER.warning('the answer to a commit was lost: %s; asking what became of it', self.translate(lost))
-        pause = _PAUSE_FIRST
+        give_up = time.monotonic() + self._ask_patience
+        pause, said = _PAUSE_FIRST, ''
         while True:
+            problem: BaseException = lost
             try:
                 self._drop()
                 status = self._ask_for_end()
-                if status == 'committed' and self._is_marked is not None:
-                    cursor = cast(Cursor, self._connected().cursor())
-                    status = 'committed' if self._is_marked(cursor) else 'aborted'
-            except psycopg.Error as error:
-                if isinstance(error, errors.InvalidParameterValue):
-                    return False  # a server that took over has never heard of it
-                if not is_busy(error):
-                    raise StoreUnavailable(
-                        f'whether the store {self._server} has taken a transaction is not known: '
-                        f'{translate_error(error, self._server)}'
-                    ) from error
-                status = None
+            except Exception as error:
+                status, problem = None, self.translate(error)
+                if str(problem) != said and not is_busy(error):
+                    LOGGER.warning('what became of a commit cannot be asked now, trying again: %s', problem)
+                    said = str(problem)
             if status in ('committed', 'aborted'):
                 LOGGER.info('the transaction was %s', status)
                 return status == 'committed'
-            if self.hurry.wait(pause * random.uniform(0.5, 1.0)):
-                raise StoreUnavailable(
-                    f'whether the store {self._server} has taken a transaction is not known; the engine stops'
+            if self.hurry.wait(pause * random.uniform(0.5, 1.0)) or time.monotonic() > give_up:
+                raise OutcomeUnknown(
+                    f'whether the store {self._server} has taken a transaction is not known, so it is not written '
+                    f'again; see what is there when the server is back ({self.translate(problem)})'
                 ) from lost
             pause = min(2 * pause, _PAUSE_MOST)
 
     def _ask_for_end(self) -> str | None:
-        row = (
-            self._connected()
-            .execute('SELECT pg_xact_status(%(number)s::text::xid8)', {'number': str(self._transaction_id)})
-            .fetchone()
-        )
-        return None if row is None else row[0]
+        """What the server that writes says; ``None`` while it does not know, or there is none.
+
+        A standby may have heard nothing yet of what its primary has committed, and knows as little of its own.
+        """
+        connection = self._connected()
+        try:
+            row = connection.execute(_ASK, {'number': str(self._transaction_id)}).fetchone()
+        except errors.InvalidParameterValue:
+            return 'aborted'  # a server that took over has never heard of it
+        status: str | None = None if row is None else row[0]
+        if status == 'committed' and self._is_marked is not None:
+            return 'committed' if self._is_marked(cast(Cursor, connection.cursor())) else 'aborted'
+        return status
 
     def rollback(self) -> None:
         """Undo the transaction; the server has done so already if the connection is lost."""
@@ -252,6 +276,10 @@ class PostgresqlDatabase:
     def is_busy(self, error: BaseException) -> bool:
         """Whether others got in first, or the server is away for now."""
         return is_busy(error)
+
+    def is_held(self, error: BaseException) -> bool:
+        """Whether it is a row that another holds that could not be waited for."""
+        return is_held(error)
 
     def translate(self, error: BaseException) -> BaseException:
         """PostgreSQL's errors as ours, others as they are."""

@@ -11,7 +11,7 @@ from psycopg import errors
 from ...errors import StoreError, StoreFull, StoreReadOnly, StoreRefused, StoreUnavailable
 from .server import Server
 
-__all__ = ['is_busy', 'is_lost', 'translate_error']
+__all__ = ['NotConnected', 'is_busy', 'is_held', 'is_lost', 'translate_error']
 
 #: Somebody else holds what is wanted, or got in first: the same transaction may succeed a moment later.
 _CONFLICTS: Final = (
@@ -31,28 +31,52 @@ _AWAY: Final = (
     errors.TooManyConnections,
     errors.DatabaseDropped,
 )
-# Errors of a connection that is being made carry no code; these are libpq's and the server's own words.
+# Errors of a connection that is being made carry no code; these are libpq's and the server's own words. A name that is
+# not known is not among them: it may come to be known, as those of containers do, or its service be away for a moment.
 _REFUSED: Final = re.compile(
-    'authentication failed|no password supplied|does not exist|no pg_hba.conf entry|not permitted|permission denied'
-    '|certificate|SSL|could not translate host name|Name or service not known|invalid ',
+    'authentication failed|no password supplied|does not exist|no pg_hba.conf entry|pg_hba.conf rejects'
+    '|not permitted|permission denied|certificate|SSL|invalid ',
     re.IGNORECASE,
 )
-# A name may come to be known, as those of containers do.
-_UNKNOWN: Final = re.compile('translate host name|Name or service not known|resolve', re.IGNORECASE)
+# The server, or the way to it, went away while TLS was being agreed upon.
+_CUT_OFF: Final = re.compile(
+    'SSL SYSCALL|closed (the connection )?unexpectedly|unexpected eof|SSL negotiation packet', re.IGNORECASE
+)
+# How psycopg begins what one of several hosts has answered.
+_EACH_HOST: Final = '\n- host: '
 #: The unique index over keys; two engines may have written the same key at the same moment.
 _KEYS: Final = 'process_key'
 
 
+class NotConnected(psycopg.OperationalError):
+    """A session could not be had: nothing was asked of the server yet."""
+
+
 def is_lost(error: BaseException) -> bool:
-    """Whether the connection, or the server, is away, and may be back a moment later."""
+    """Whether the connection, or the server, is away, and may be back a moment later.
+
+    What is said without a code on a connection that was open always means that: libpq has lost it, whatever the words.
+    """
     if isinstance(error, _AWAY):
         return True
     if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         return False
-    state = error.sqlstate
-    if state is not None:
-        return state.startswith('08')
-    return not _REFUSED.search(str(error))
+    if error.sqlstate is not None:
+        return error.sqlstate.startswith('08')
+    return not _is_refused(error)
+
+
+def _is_refused(error: psycopg.Error) -> bool:
+    """Whether no server lets us in; one host of several that is merely away may do so when it is back."""
+    if not isinstance(error, NotConnected):
+        return False
+    _, *each = str(error).split(_EACH_HOST)
+    return all(_REFUSED.search(said) and not _CUT_OFF.search(said) for said in each or [str(error)])
+
+
+def is_held(error: BaseException) -> bool:
+    """Whether a statement has waited for too long, as it does for a row that another holds."""
+    return isinstance(error, errors.LockNotAvailable | errors.QueryCanceled)
 
 
 def is_busy(error: BaseException) -> bool:
@@ -69,9 +93,8 @@ def translate_error(error: psycopg.Error, server: Server) -> StoreError:
         if isinstance(error, kind):
             cls, text = form
             return cls(text.format(s=server, said=said))
-    if error.sqlstate is None:
-        refused = _REFUSED.search(str(error)) and not _UNKNOWN.search(str(error))
-        refusal: type[StoreError] = StoreRefused if refused else StoreUnavailable
+    if isinstance(error, NotConnected):
+        refusal: type[StoreError] = StoreRefused if _is_refused(error) else StoreUnavailable
         for pattern, text in _BY_WORDS:
             if re.search(pattern, str(error), re.IGNORECASE):
                 return refusal(text.format(s=server, said=said))
@@ -147,7 +170,7 @@ _BY_WORDS: Final = (
         '{s.database}`, or name another in the URL of the store',
     ),
     (
-        'no pg_hba.conf entry',
+        'no pg_hba.conf entry|pg_hba.conf rejects',
         'the PostgreSQL server at {s.place} does not let the role {s.user!r} into the database {s.database!r} from '
         'this host ({said}); let its pg_hba.conf allow that, or set sslmode in the URL of the store as it asks for',
     ),

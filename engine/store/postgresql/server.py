@@ -31,6 +31,8 @@ _DEFAULTS: Final = {
     'keepalives_count': '3',
     'tcp_user_timeout': '10000',
 }
+#: Of several hosts one is the primary. Another one reads what was committed a while ago, and takes nothing.
+_OF_SEVERAL: Final = {'target_session_attrs': 'read-write'}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +97,8 @@ def parse_url(url: str) -> Server:
     resolved = {**_environment(), **given}
     user = resolved.get('user') or _user()
     name = credentials.partition(':')[0]
+    is_one = ',' not in resolved.get('host', '') + resolved.get('hostaddr', '')
+    is_chosen = resolved.get('target_session_attrs', 'any') != 'any'
     return Server(
         url=f'postgresql://{name}{"@" if name else ""}{hosts}{slash}{path}'
         + (f'?{urlencode(public, quote_via=quote)}' if public else ''),
@@ -102,7 +106,7 @@ def parse_url(url: str) -> Server:
         port=resolved.get('port') or '5432',
         database=resolved.get('dbname') or user,
         user=user,
-        parameters={**_DEFAULTS, **given},
+        parameters={**_DEFAULTS, **({} if is_one or is_chosen else _OF_SEVERAL), **given},
     )
 
 

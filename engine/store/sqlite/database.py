@@ -81,7 +81,7 @@ class SqliteDatabase:
         finally:
             connection.close()
 
-    def begin(self) -> Cursor:
+    def begin(self, *, hasty: bool = False) -> Cursor:
         """Take the file's one write lock; no fork comes between this and the end of the transaction."""
         cursor = self._connected().cursor()
         uncut.__enter__()
@@ -133,6 +133,10 @@ class SqliteDatabase:
     def is_busy(self, error: BaseException) -> bool:
         """Whether another OS process holds the lock."""
         return is_busy(error)
+
+    def is_held(self, error: BaseException) -> bool:
+        """Never: there are no locks of rows."""
+        return False
 
     def translate(self, error: BaseException) -> BaseException:
         """SQLite's errors as ours, others as they are."""
