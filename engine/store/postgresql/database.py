@@ -20,7 +20,7 @@ from psycopg import errors
 from psycopg.pq import TransactionStatus
 
 from ....threads import run_in_child
-from ...errors import OutcomeUnknown, StoreError
+from ...errors import OutcomeUnknown, StoreError, StoreLost
 from ..connections import uncut
 from ..transaction import Cursor
 from .connection import PgConnection, connect, leave_inherited
@@ -220,7 +220,8 @@ class PostgresqlDatabase:
             if status in ('committed', 'aborted'):
                 LOGGER.info('the transaction was %s', status)
                 return status == 'committed'
-            if self.hurry.wait(pause * random.uniform(0.5, 1.0)) or time.monotonic() > give_up:
+            is_over = isinstance(problem, StoreLost) or time.monotonic() > give_up
+            if is_over or self.hurry.wait(pause * random.uniform(0.5, 1.0)):
                 raise OutcomeUnknown(
                     f'whether the store {self._server} has taken a transaction is not known, so it is not written '
                     f'again; see what is there when the server is back ({self.translate(problem)})'
