@@ -166,9 +166,9 @@ class Claims:
             self._others_wrote = self._has_room = False
             self.look()
         elif now >= self._sweep_due:
-            self._sweep_due = now + SWEEP
             self._hearing.ask()
             self.look()
+            self._sweep_due = now + SWEEP
 
     def _take_over(self) -> None:
         with _tried_again('the watch over other engines'):
