@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from support import leaks
+from support.stores import make_file
 from treadle.engine import Communicator, Engine, LocalCommunicator
 
 no_leaked_threads = leaks.no_leaked_threads
@@ -43,8 +44,8 @@ def communicator(request: pytest.FixtureRequest, no_leaked_threads: None) -> Ite
 
 @pytest.fixture
 def store(tmp_path: Path) -> str:
-    """The URL of a store that is not there yet."""
-    return f'sqlite:///{tmp_path}/store.db'
+    """The URL of a store with nothing in it."""
+    return make_file(tmp_path / 'store.db')
 
 
 @pytest.fixture

@@ -199,7 +199,7 @@ def test_killed_while_the_store_is_made(demo, undisturbed):
 @pytest.mark.timeout(300)
 def test_killed_many_times_it_still_arrives(demo, undisturbed):
     settled: dict[str, int] = {}
-    for wanted in range(2, 3 * CHILDREN, 4):
+    for wanted in range(2, 3 * CHILDREN, 7):
         run = demo.start()
         demo.reaches(run, lambda wanted=wanted: demo.attempts().total() >= wanted)
         demo.kill(run)

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support import leaks
-from support.jobs import Place
+from support.forkserver import Scripts
+from support.jobs import VICTIM, Place
 from treadle.engine import Computer
 
 no_leaked_threads = leaks.no_leaked_threads
 
 
+@pytest.fixture(scope='session')
+def victims(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scripts]:
+    """Engines that submit a job and die."""
+    with Scripts(VICTIM, tmp_path_factory.mktemp('victims')) as victims:
+        yield victims
+
+
 @pytest.fixture
-def direct_place(tmp_path: Path) -> Place:
+def direct_place(tmp_path: Path, victims: Scripts) -> Place:
     """A place for jobs as processes of this machine."""
-    return Place(tmp_path, Computer('here', work_directory=str(tmp_path / 'work'), poll_interval=0.1))
+    computer = Computer('here', work_directory=str(tmp_path / 'work'), poll_interval=0.1)
+    return Place(tmp_path, computer, victims)
 
 
 @pytest.fixture
-def slurm_place(tmp_path: Path, sshd: Any, slurm: Any) -> Place:
+def slurm_place(tmp_path: Path, victims: Scripts, sshd: Any, slurm: Any) -> Place:
     """A place for jobs of Slurm, reached by ssh."""
     computer = Computer(
         'cluster',
@@ -34,7 +43,7 @@ def slurm_place(tmp_path: Path, sshd: Any, slurm: Any) -> Place:
         scheduler='slurm',
         poll_interval=0.3,
     )
-    return Place(tmp_path, computer, slurm)
+    return Place(tmp_path, computer, victims, slurm)
 
 
 @pytest.fixture(params=['direct', 'slurm'])

@@ -55,7 +55,7 @@ def slow(tmp_path: Path, slurm: Any, make_sshd: Any) -> tuple[Place, Any, Path]:
     program.chmod(0o755)
     environment = {**slurm.environment(), 'PATH': f'{programs}:/usr/local/bin:/usr/bin:/bin'}
     sshd = make_sshd(shell_environment=environment)
-    return Place(tmp_path, _cluster(sshd, tmp_path / 'work'), slurm), sshd, taken
+    return Place(tmp_path, _cluster(sshd, tmp_path / 'work'), None, slurm), sshd, taken
 
 
 def _submit(engine: Engine, place: Place, command: str = '', **options: Any) -> Any:
@@ -133,7 +133,7 @@ def test_a_node_that_fails_under_a_job_is_told(
 ) -> None:
     slurm = make_slurm()
     sshd = make_sshd(shell_environment=slurm.environment())
-    place = Place(tmp_path, _cluster(sshd, tmp_path / 'work'), slurm)
+    place = Place(tmp_path, _cluster(sshd, tmp_path / 'work'), None, slurm)
     with place.engine() as engine:
         node = _submit(engine, place, f'{place.command}; sleep 60')
         wait_until(lambda: place.runs() == 1)

@@ -145,6 +145,7 @@ def test_the_benchmarks_measure_and_check_what_was_written(suite: str, options: 
     assert len(rows) >= 6 and all(row['treadle'] >= 0 for row in rows)
 
 
+@pytest.mark.soak  # it starts services of its own, and has two workers run for each kind of store
 @pytest.mark.timeout(180)
 def test_the_benchmark_of_scale_measures_on_services_of_its_own(services: Any) -> None:
     for name in ('postgres', 'rabbitmq'):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from support import leaks
+from support.stores import make_file
 from treadle.engine import Engine, default_engine
 
 quiet_asyncio = leaks.quiet_asyncio
@@ -42,9 +43,10 @@ def engine(tmp_path_factory: pytest.TempPathFactory, no_leaked_threads: None) ->
 def make_engine(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
     """Makes running engines on one store, one after the other or side by side; stops those that still run."""
     made: list[Engine] = []
+    store = make_file(tmp_path / 'treadle.sqlite')
 
     def make(**kwargs: object) -> Engine:
-        made.append(Engine(f'sqlite:///{tmp_path}/treadle.sqlite', **kwargs).start())  # type: ignore[arg-type]
+        made.append(Engine(store, **kwargs).start())  # type: ignore[arg-type]
         return made[-1]
 
     yield make

@@ -1,4 +1,4 @@
-"""An engine that submits a job and dies: ``victim.py ORDER``, where the order is JSON; see ``conftest.py``."""
+"""An engine that submits a job and dies: ``victim.py ORDER``, where the order is JSON, or many of a fork server."""
 
 from __future__ import annotations
 
@@ -43,8 +43,7 @@ class KillOnceSubmitted(KillAt):
             super().hit(point)
 
 
-def main() -> None:
-    order = json.loads(sys.argv[1])
+def run(order: dict[str, Any]) -> None:
     kinds = {'kill': KillAt, 'kill-once-submitted': KillOnceSubmitted, 'stop': StopAt}
     faults = kinds[order['act']](*order['where'])
     computer = Computer.from_dict(order['computer'])
@@ -56,13 +55,29 @@ def main() -> None:
             retrieve=['result'],
             metadata={'options': {'computer': computer}},
         )
-        print('pid', node.pid, flush=True)
+        _say(order, 'pid', node.pid)
         if isinstance(faults, KillOnceSubmitted):
             faults.submitted = True
         if isinstance(faults, StopAt):
             faults.may_stop.set()
         engine.wait(node, timeout=50)
-        print('ended', node.state, flush=True)
+        _say(order, 'ended', node.state)
 
 
-main()
+def _say(order: dict[str, Any], *words: object) -> None:
+    if 'said' in order:
+        with open(order['said'], 'a') as said:
+            print(*words, file=said)
+    else:
+        print(*words, flush=True)
+
+
+if len(sys.argv) > 1:
+    run(json.loads(sys.argv[1]))
+else:
+    # What every run would import, each for itself.
+    import paramiko  # noqa: F401
+    import qtoolkit.io.slurm  # noqa: F401
+    from forkserver import serve
+
+    serve(run)

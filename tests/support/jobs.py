@@ -29,6 +29,7 @@ class Place:
 
     folder: Path
     computer: Computer
+    victims: Any
     slurm: Any = None
 
     @property
@@ -77,9 +78,8 @@ class Place:
         mine = {job_name(str(attempt)) for attempt in self.attempts()}
         return [entry.name for entry in listing.by_name.values() if entry.phase == 'running' and entry.name in mine]
 
-    def start_victim(self, act: str, point: str, hit: int = 1, **more: Any) -> subprocess.Popen[str]:
-        """Start an engine in an OS process of its own, which submits a job and comes to grief."""
-        order = {
+    def _order(self, act: str, point: str, hit: int, more: dict[str, Any]) -> dict[str, Any]:
+        return {
             'act': act,
             'where': [point, hit],
             'store': self.store,
@@ -87,15 +87,21 @@ class Place:
             'command': self.command,
             **more,
         }
+
+    def start_victim(self, act: str, point: str, hit: int = 1, **more: Any) -> subprocess.Popen[str]:
+        """Start an engine in an OS process of its own, which submits a job and comes to grief."""
+        order = self._order(act, point, hit, more)
         return subprocess.Popen(
             [sys.executable, '-P', str(VICTIM), json.dumps(order)], stdout=subprocess.PIPE, text=True
         )
 
     def kill_at(self, point: str, hit: int = 1, *, act: str = 'kill', **more: Any) -> int:
         """Have an engine die there; returns the pid of its process."""
-        victim = self.start_victim(act, point, hit, **more)
-        out, _ = victim.communicate(timeout=50)
-        assert victim.returncode == -signal.SIGKILL, f'nothing has come to {point}: {out}'
+        said = self.folder / 'said'
+        said.touch()
+        status = self.victims.run(**self._order(act, point, hit, more), said=str(said))
+        assert status == -signal.SIGKILL, f'nothing has come to {point}: {said.read_text()}\n{self.victims.stderr}'
+        out = said.read_text()
         return int(out.split()[1]) if out else 1
 
 
