@@ -386,9 +386,8 @@ class Desk:
             self._answered(interval)
             if await self._take_note(errands, views, listing):
                 self._note_computer(None)
-            else:
+            elif self._note_computer(f'{errands.site.away()}'):
                 LOGGER.warning('%s', errands.site.away())
-                self._note_computer(f'{errands.site.away()}')
         except SchedulerReplyError as error:
             LOGGER.warning('%s: %s', self.name, error)
             self._absent_since.clear()
@@ -494,12 +493,14 @@ class Desk:
         self._note_computer(f'{error}; the next probe is at {when.isoformat(timespec="seconds")}')
         self.ask()
 
-    def _note_computer(self, note: str | None) -> None:
+    def _note_computer(self, note: str | None) -> bool:
+        """Write down why the computer is of no use just now; whether that is news."""
         if note == self._noted:
-            return
+            return False
         self._noted = note
         with contextlib.suppress(EngineStopped):
             self._parts.store.post(lambda transaction: note_computer(transaction, self.name, note), _nobody)
+        return True
 
     def _is_probed(self, task: asyncio.Task[None]) -> None:
         self._probe = None

@@ -22,7 +22,7 @@ from ..jobs.request import JobRequest
 from ..jobs.schedulers import Entry, Listing, Reply, Scheduler, SchedulerReplyError, scheduler_of
 from ..transports import AsyncTransport, CommandResult
 
-__all__ = ['Site', 'stage']
+__all__ = ['Site', 'WorkDirectoryAway', 'stage']
 
 #: Gives a transport to the computer for a while.
 Borrow: TypeAlias = Callable[[], AbstractAsyncContextManager[AsyncTransport]]
@@ -42,6 +42,19 @@ while [ $# -ge 3 ]; do
     shift 3
 done
 """
+
+
+class WorkDirectoryAway(OSError):
+    """A work directory does not show what is in it, which may pass."""
+
+    def __init__(self, computer: str, folder: str) -> None:
+        super().__init__(
+            errno.ESTALE,
+            f'the work directory {folder} is not there on {computer}, or cannot be written; see whether it is mounted',
+        )
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 class Site:
@@ -71,10 +84,9 @@ class Site:
             self._base = self.computer.base_folder(account.home)
         return self._base
 
-    def away(self) -> OSError:
-        """The error that says that the work directory does not show what is in it, which may pass."""
-        where = f'{self.computer.name}:{self._base or self.computer.work_directory}'
-        return OSError(errno.ESTALE, 'the work directory is not there, or cannot be written; is it mounted?', where)
+    def away(self) -> WorkDirectoryAway:
+        """The error that says so."""
+        return WorkDirectoryAway(self.computer.name, self._base or self.computer.work_directory)
 
     async def probe(self) -> None:
         """Ask for the least."""

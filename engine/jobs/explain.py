@@ -55,7 +55,7 @@ def job_sentences(reader: Reader, location: StoreLocation, pid: int, state: str)
     yield f'Its job {words}{"; it is to be cancelled there" if killed else ""}.'
     trouble = reader.computer_note(job.computer)
     if trouble:
-        yield f'Computer {job.computer} cannot be reached: {trouble}.'
+        yield f'Computer {job.computer} is of no use just now: {trouble}.'
     if job.note:
         yield f'Last, something went wrong with it: {job.note}.'
     if not _is_looked_after(reader, location, job):

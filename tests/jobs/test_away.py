@@ -67,7 +67,7 @@ def test_a_job_that_ends_while_its_folder_cannot_be_seen_is_retrieved_later(
         # For longer than an end without a word is waited for.
         wait_until(calls(scheduler, 'squeue', int(HASTY.settle_after / computer.poll_interval) + 5))
         assert is_in(engine, node, 'submitted')()
-        assert 'is it mounted?' in engine.core.source.reader.computer_note('fake')
+        assert 'see whether it is mounted' in engine.core.source.reader.computer_note('fake')
         (tmp_path / 'unmounted').rename(tmp_path / 'work')
         engine.wait(node, timeout=40)
         wait_until(lambda: not engine.core.source.reader.computer_note('fake'))
@@ -85,7 +85,7 @@ def test_nothing_is_submitted_again_while_the_ticket_cannot_be_revoked(
         wait_until(calls(scheduler, 'squeue', 2))
         (tmp_path / 'work').rename(tmp_path / 'unmounted')
         scheduler.heal()
-        wait_until(lambda: 'is it mounted?' in (job_of(engine, node).note or ''))
+        wait_until(lambda: 'see whether it is mounted' in (job_of(engine, node).note or ''))
         assert is_in(engine, node, 'submitting')() and job_of(engine, node).attempt == 1
         assert not (tmp_path / 'work').exists()
         (tmp_path / 'unmounted').rename(tmp_path / 'work')
