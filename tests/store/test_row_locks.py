@@ -6,6 +6,8 @@ wait for it before the first goes on.
 
 from __future__ import annotations
 
+import random
+import string
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ import psycopg
 import pytest
 
 from treadle.engine import Engine
-from treadle.engine.errors import KeyConflict, StoreUnavailable
+from treadle.engine.errors import KeyConflict, StoreError, StoreUnavailable, UnstorableValue
 from treadle.engine.store import intents
 from treadle.engine.store.engines import declare_dead, end_engine, release_all_but
 from treadle.engine.store.job_records import JobRecord
@@ -250,6 +252,18 @@ def test_a_row_that_is_refused_fails_none_of_its_neighbours(one: Any) -> None:
     assert isinstance(refused, StoreUnavailable) and 'pk_process' in str(refused)
     assert isinstance(last, Held)
     assert {row.state for row in one.reader.processes(unit.create[0].pid for unit in units)} == {'created'}
+
+
+@pytest.mark.parametrize(
+    'fields',
+    [{'exit_status': 2**70}, {'key': ''.join(random.Random(1).choices(string.ascii_letters, k=40_000))}],
+    ids=['too large', 'too long'],
+)
+def test_a_value_that_the_server_cannot_hold_is_no_reason_to_try_again(one: Any, fields: dict[str, Any]) -> None:
+    record = one.record(**fields)
+    refused, other = one.together(Unit(create=(record,)), Unit(create=(one.record(),)))
+    assert isinstance(refused, UnstorableValue) and not isinstance(refused, StoreError), refused
+    assert 'cannot hold a value' in str(refused) and isinstance(other, Held)
 
 
 def test_engines_that_wait_for_each_other_in_a_ring_both_get_through(one: Any, two: Any) -> None:

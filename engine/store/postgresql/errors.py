@@ -8,7 +8,15 @@ from typing import Final
 import psycopg
 from psycopg import errors
 
-from ...errors import StoreError, StoreFull, StoreReadOnly, StoreRefused, StoreUnavailable
+from ...errors import (
+    StoreError,
+    StoreFull,
+    StoreReadOnly,
+    StoreRefused,
+    StoreUnavailable,
+    TreadleError,
+    UnstorableValue,
+)
 from .server import Server
 
 __all__ = ['NotConnected', 'is_busy', 'is_held', 'is_lost', 'translate_error']
@@ -86,7 +94,7 @@ def is_busy(error: BaseException) -> bool:
     return isinstance(error, _CONFLICTS) or is_lost(error)
 
 
-def translate_error(error: psycopg.Error, server: Server) -> StoreError:
+def translate_error(error: psycopg.Error, server: Server) -> TreadleError:
     """The engine's error for one of PostgreSQL's, with what can be done about it. It is returned, not raised."""
     said = _said(error)
     for kind, form in _BY_KIND:
@@ -106,7 +114,7 @@ def translate_error(error: psycopg.Error, server: Server) -> StoreError:
     return StoreUnavailable(f'the store {server} refused an operation: {said} ({type(error).__name__})')
 
 
-_BY_KIND: Final[tuple[tuple[type[psycopg.Error], tuple[type[StoreError], str]], ...]] = (
+_BY_KIND: Final[tuple[tuple[type[psycopg.Error], tuple[type[TreadleError], str]], ...]] = (
     (
         errors.DiskFull,
         (
@@ -149,7 +157,11 @@ _BY_KIND: Final[tuple[tuple[type[psycopg.Error], tuple[type[StoreError], str]], 
     ),
     (
         errors.DataError,
-        (StoreUnavailable, 'the store {s} cannot hold a value: {said}; leave out what it names'),
+        (UnstorableValue, 'the store {s} cannot hold a value: {said}; leave out what it names'),
+    ),
+    (
+        errors.ProgramLimitExceeded,
+        (UnstorableValue, 'the store {s} cannot hold a value: {said}; give a smaller one'),
     ),
 )
 
