@@ -204,10 +204,13 @@ class Company:
             self.wait_until(
                 lambda: not self._unfinished(members), f'{[member.name for member in members]} are done'
             )
-        finally:
-            for member in members:
-                if member.status is None:
-                    os.kill(member.os_pid, signal.SIGABRT)  # with the stacks on standard error
+        except AssertionError as error:
+            late = self._unfinished(members)
+            for member in late:
+                self.failed.add(member.os_pid)
+                os.kill(member.os_pid, signal.SIGABRT)  # with the stacks on standard error
+                self._server.wait(member.os_pid)
+            raise AssertionError(f'{[member.name for member in late]} still wait:\n{self.said[-30000:]}') from error
 
     def _unfinished(self, members: list[Member]) -> list[Member]:
         return [member for member in members if not self.has_ended(member)]

@@ -16,7 +16,7 @@ from scale.company import Company, Disturbance, Member
 from scale.messages import Doubler
 
 #: How often connections are closed before queues are purged.
-CLOSED = 0.1
+CLOSED = 0.02
 
 
 class WorkerKilled(Disturbance):
