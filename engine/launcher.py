@@ -6,7 +6,7 @@ import logging
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .communication.deliveries import AnsweredLater, TaskOrigin, task_origin
+from .communication.deliveries import AnsweredAgain, AnsweredLater, TaskOrigin, task_origin
 from .communication.messages import ContinueTask, CreateTask, LaunchTask, decode_task
 from .errors import (
     InvalidMessage,
@@ -119,15 +119,17 @@ class ProcessLauncher:
 
     def _go_on(self, task: ContinueTask) -> Any:
         node, origin = self._take_up(task.pid), _origin_to_keep()
-        if origin is None or task.nowait:
+        if origin is None:
             return self._answer(node, task.nowait)
+        if task.nowait:
+            return AnsweredAgain(node.pid, says_so=True)
         was_there = self._engine.core.source.reader.process_of_task(origin.correlation_id) is not None
         return self._answer_by_mark(origin, node.pid, nowait=False, is_new=not was_there or origin.is_redelivered)
 
     def _answer_by_mark(self, origin: TaskOrigin, pid: int, *, nowait: bool, is_new: bool) -> Any:
         """What tells the sender, once, that the task was taken; the end is told by whoever commits it."""
         if nowait or origin.reply_to is None:
-            return _done(pid) if is_new else pid
+            return AnsweredAgain(pid, says_so=is_new)
         owed, core = OwedReply(origin.correlation_id, origin.reply_to, pid), self._engine.core
 
         def put_on_record() -> Future[None]:

@@ -14,6 +14,7 @@ from ..errors import RemoteException, TaskInvalid, TaskRejected, TreadleError
 from .communicator import final_answer
 
 __all__ = [
+    'AnsweredAgain',
     'AnsweredLater',
     'Broadcast',
     'Delivery',
@@ -58,6 +59,21 @@ class AnsweredLater(Future[Any]):
     def __init__(self, put_on_record: Callable[[], Future[Any]], *, says_so: bool = True) -> None:
         super().__init__()
         self.put_on_record = put_on_record
+        self.says_so = says_so
+
+
+class AnsweredAgain(Future[Any]):
+    """What a task subscriber returns that has done the task for good, and would say the same if it were given it again.
+
+    So the task is done with only when the sender has the answer: if this OS process dies before that, it comes again.
+
+    :ivar says_so: whether the sender is first to be told that it was taken.
+    :ivar answer: what it is.
+    """
+
+    def __init__(self, answer: Any, *, says_so: bool) -> None:
+        super().__init__()
+        self.answer = answer
         self.says_so = says_so
 
 
@@ -152,7 +168,8 @@ class TaskDelivery:
         except BaseException as error:
             self._fail(_as_seen_by_sender(error, 'a task'))
         else:
-            self.future.set_result(answer if isinstance(answer, AnsweredLater) else _answer(answer, 'a task'))
+            is_for_broker = isinstance(answer, AnsweredLater | AnsweredAgain)
+            self.future.set_result(answer if is_for_broker else _answer(answer, 'a task'))
         finally:
             _origin.reset(token)
         return True

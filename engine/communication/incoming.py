@@ -30,7 +30,7 @@ from ..errors import (
 )
 from . import answers
 from .connection import delivery_of, tag_of
-from .deliveries import AnsweredLater, TaskOrigin
+from .deliveries import AnsweredAgain, AnsweredLater, TaskOrigin
 from .link import Link
 from .local import LocalCommunicator, as_pid
 from .session import Outgoing
@@ -228,6 +228,8 @@ class Incoming:
             self._keep(self._offer_to_others(channel, message, no_reply, error))
         elif error is None and isinstance(later := done.result(), AnsweredLater):
             self._keep(self._leave_the_answer_to_others(channel, message, later))
+        elif error is None and isinstance(again := done.result(), AnsweredAgain):
+            self._keep(self._answer_first(channel, message, no_reply, again))
         else:
             _in_background(channel.basic_ack(tag_of(message)))
             if not no_reply:
@@ -248,6 +250,20 @@ class Incoming:
             await wait_on_loop(later.put_on_record())
             await channel.basic_ack(tag_of(message))
         except Exception as error:  # it comes again, and is known by then
+            LOGGER.debug('a task goes back to the queue: %r', error)
+            await self._give_back_later(channel, message)
+
+    async def _answer_first(
+        self, channel: Channel, message: DeliveredMessage, no_reply: bool, answered: AnsweredAgain
+    ) -> None:
+        """Answer the sender, and only then have done with the task."""
+        try:
+            if message.header.properties.reply_to and not no_reply:
+                said = [answers.pending()] if answered.says_so else []
+                said.append(answers.result(answered.answer))
+                await asyncio.gather(*(self._link.send_answer(_answer_to(message, body)) for body in said))
+            await channel.basic_ack(tag_of(message))
+        except Exception as error:  # it comes again, and leads to the same
             LOGGER.debug('a task goes back to the queue: %r', error)
             await self._give_back_later(channel, message)
 

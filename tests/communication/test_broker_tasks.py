@@ -11,7 +11,14 @@ import pytest
 import yaml
 
 from communication import amqp, hosts
-from treadle.engine import Engine, ProcessLauncher, RemoteException, StoreUnavailable, TaskRejected
+from treadle.engine import (
+    Engine,
+    MessageNotSent,
+    ProcessLauncher,
+    RemoteException,
+    StoreUnavailable,
+    TaskRejected,
+)
 from treadle.engine.communication import final_answer
 from treadle.engine.communication.messages import continue_body, create_body, launch_body
 from treadle.engine.communication.wire import encode
@@ -107,6 +114,30 @@ class TestOnce:
         assert answers_of(raw, 2)[-1] == ('cut', {'result': {'y': 1}})
         assert len(worker.query(process_label='Echo')) == 1
         assert raw.count(amqp.TASKS) == 0
+
+    @pytest.mark.parametrize('kind', ['launch', 'continue'])
+    def test_the_sender_of_a_task_that_is_done_at_once_is_told_before_it_is_acknowledged(
+        self, raw, make_worker, monkeypatch, kind
+    ):
+        """As when the worker dies in between: what is not acknowledged comes again."""
+        worker = make_worker()
+        node = worker.submit(hosts.Echo, x=1)
+        link, failures = worker.communicator.link, iter([MessageNotSent('it is overloaded')])
+        send_answer = link.send_answer
+
+        async def send(message, instead=''):
+            if b'result' in message.body and (failure := next(failures, None)) is not None:
+                raise failure
+            await send_answer(message, instead)
+
+        monkeypatch.setattr(link, 'send_answer', send)
+        monkeypatch.setattr('treadle.engine.communication.incoming.GIVE_BACK_AFTER', 0.05)
+        task = launch_body(ECHO, {'x': 1}) if kind == 'launch' else continue_body(node.pid, nowait=True)
+        raw.task(body(task), correlation_id='told', reply_to='answers')
+        while 'result' not in (told := answers_of(raw, 1)[0][1]):
+            """That it was taken."""
+        assert next(failures, None) is None and told['result'] >= node.pid
+        assert len(worker.query(process_label='Echo')) == (2 if kind == 'launch' else 1)
 
     def test_a_key_of_the_users_own_goes_on_working(self, raw, make_worker):
         worker = make_worker()
