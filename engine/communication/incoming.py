@@ -182,8 +182,7 @@ class Incoming:
             task, no_reply = _task_in(await _read(message))
         except InvalidMessage as error:
             LOGGER.warning('a task is rejected: %s', error)
-            self._reply(message, answers.failed(TaskRejected(str(error))))
-            await channel.basic_reject(tag_of(message), requeue=False)
+            await self._reject(channel, message, False, TaskRejected(str(error)))
             return
         origin = None
         if properties.correlation_id:
@@ -217,9 +216,7 @@ class Incoming:
         if done.cancelled() or isinstance(error, (CommunicatorClosed, EngineStopped)):
             _in_background(channel.basic_nack(tag_of(message), requeue=True))
         elif isinstance(error, TaskInvalid):
-            if not no_reply:
-                self._reply(message, answers.failed(error))
-            _in_background(channel.basic_reject(tag_of(message), requeue=False))
+            self._keep(self._reject(channel, message, no_reply, error))
         elif error is not None and isinstance(error.__cause__, (StoreError, EngineStopped)):
             # That is no verdict on the task. Unacknowledged meanwhile, it comes again at once if this OS process dies.
             LOGGER.warning('a task goes back to the queue: %s', error)
@@ -257,15 +254,26 @@ class Incoming:
         self, channel: Channel, message: DeliveredMessage, no_reply: bool, answered: AnsweredAgain
     ) -> None:
         """Answer the sender, and only then have done with the task."""
+        said = [answers.pending()] if answered.says_so else []
         try:
-            if message.header.properties.reply_to and not no_reply:
-                said = [answers.pending()] if answered.says_so else []
-                said.append(answers.result(answered.answer))
-                await asyncio.gather(*(self._link.send_answer(_answer_to(message, body)) for body in said))
+            await self._tell(message, no_reply, *said, answers.result(answered.answer))
             await channel.basic_ack(tag_of(message))
         except Exception as error:  # it comes again, and leads to the same
             LOGGER.debug('a task goes back to the queue: %r', error)
             await self._give_back_later(channel, message)
+
+    async def _reject(self, channel: Channel, message: DeliveredMessage, no_reply: bool, error: Exception) -> None:
+        """Tell the sender that nobody does the task, and only then have done with it."""
+        try:
+            await self._tell(message, no_reply, answers.failed(error))
+            await channel.basic_reject(tag_of(message), requeue=False)
+        except Exception as failure:  # it comes again, and is rejected again
+            LOGGER.debug('a rejected task goes back to the queue: %r', failure)
+            await self._give_back_later(channel, message)
+
+    async def _tell(self, message: DeliveredMessage, no_reply: bool, *said: bytes) -> None:
+        if message.header.properties.reply_to and not no_reply:
+            await asyncio.gather(*(self._link.send_answer(_answer_to(message, body)) for body in said))
 
     async def on_failure(self, channel: Channel, message: DeliveredMessage) -> None:
         """Nobody knows what to do about what one of the above has raised; it may go away."""
@@ -295,9 +303,7 @@ class Incoming:
             if len(rejected_by) >= await self._link.count_task_consumers() or offers >= OFFERS:
                 final = TaskRejected('; '.join(reasons))
                 LOGGER.warning('nobody takes a task: %s', final)
-                if not no_reply:
-                    self._reply(message, answers.failed(final))
-                await channel.basic_reject(tag_of(message), requeue=False)
+                await self._reject(channel, message, no_reply, final)
                 return
             # Unacknowledged meanwhile: if this OS process dies, the task is offered at once.
             await asyncio.sleep(min(OFFER_FIRST * 2**offers, OFFER_MOST))
