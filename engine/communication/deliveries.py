@@ -62,19 +62,17 @@ class AnsweredLater(Future[Any]):
         self.says_so = says_so
 
 
-class AnsweredAgain(Future[Any]):
+class AnsweredAgain(msgspec.Struct, frozen=True):
     """What a task subscriber returns that has done the task for good, and would say the same if it were given it again.
 
     So the task is done with only when the sender has the answer: if this OS process dies before that, it comes again.
 
+    :ivar answer: what that is.
     :ivar says_so: whether the sender is first to be told that it was taken.
-    :ivar answer: what it is.
     """
 
-    def __init__(self, answer: Any, *, says_so: bool) -> None:
-        super().__init__()
-        self.answer = answer
-        self.says_so = says_so
+    answer: Any
+    says_so: bool
 
 
 class Delivery(Protocol):

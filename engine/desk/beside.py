@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
 
-from ...threads import LoopClosed, StepThreads, wait_on_loop
+from ...threads import LoopClosed, StartFailed, StepThreads, wait_on_loop
 
 __all__ = ['folder_beside', 'run_beside']
 
@@ -46,5 +46,5 @@ async def folder_beside(steps: StepThreads, prefix: str) -> AsyncIterator[Path]:
     finally:
         try:
             steps.post_beside(folder.cleanup)
-        except LoopClosed:  # the engine stops
+        except (LoopClosed, StartFailed):  # the engine stops, or there is no thread to be had
             folder.cleanup()

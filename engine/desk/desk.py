@@ -385,7 +385,8 @@ class Desk:
             listing = await errands.site.listing([view.job_id for view in views if view.job_id])
             self._answered(interval)
             if await self._take_note(errands, views, listing):
-                self._note_computer(None)
+                if self._is_reachable:  # or something has found out meanwhile that it is not, and said so
+                    self._note_computer(None)
             elif self._note_computer(f'{errands.site.away()}'):
                 LOGGER.warning('%s', errands.site.away())
         except SchedulerReplyError as error:

@@ -73,6 +73,19 @@ def answers_of(raw, count):
     return told
 
 
+def take_store_away(worker, monkeypatch, times):
+    """Have the next processes that come of tasks be refused by the store."""
+    fails = iter([StoreUnavailable('the disk is full')] * times)
+    submit_once = worker.core.calls.starts.submit_once
+
+    def submit(*arguments):
+        for error in fails:
+            raise error
+        return submit_once(*arguments)
+
+    monkeypatch.setattr(worker.core.calls.starts, 'submit_once', submit)
+
+
 def body(task, no_reply=False):
     return encode([task, no_reply])
 
@@ -323,15 +336,7 @@ class TestRejections:
             pauses.append(seconds)
             await sleep(seconds)
 
-        fails = iter([StoreUnavailable('the disk is full')] * 6)
-        submit_once = worker.core.calls.starts.submit_once
-
-        def submit(*arguments):
-            for error in fails:
-                raise error
-            return submit_once(*arguments)
-
-        monkeypatch.setattr(worker.core.calls.starts, 'submit_once', submit)
+        take_store_away(worker, monkeypatch, times=6)
         monkeypatch.setattr('treadle.engine.communication.incoming.asyncio.sleep', pause)
         raw.task(body(launch_body(ECHO, {'x': 1})), correlation_id='c', reply_to='answers')
         answers_of(raw, 2)
@@ -340,15 +345,7 @@ class TestRejections:
     def test_a_store_that_is_away_is_no_verdict(self, make_worker, sender, monkeypatch):
         worker = make_worker()
         monkeypatch.setattr('treadle.engine.communication.incoming.GIVE_BACK_AFTER', 0.05)
-        fails = iter([StoreUnavailable('the disk is full')] * 3)
-        submit_once = worker.core.calls.starts.submit_once
-
-        def submit(*arguments):
-            for error in fails:
-                raise error
-            return submit_once(*arguments)
-
-        monkeypatch.setattr(worker.core.calls.starts, 'submit_once', submit)
+        take_store_away(worker, monkeypatch, times=3)
         answer = final_answer(sender.task_send(launch_body(ECHO, {'x': 1}, nowait=False)))
         assert answer.result(PATIENCE) == {'y': 1}
         assert len(worker.query(process_label='Echo')) == 1
